@@ -1,0 +1,118 @@
+"""Causal self-attention over one view.
+
+B users, T steps (right-padded), D embedding width, H heads.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_mvrec.encoders._steps import at_least_one, check_dropout, check_positive, real_steps
+from lightning_mvrec.encoders.base import SequenceEncoder
+
+
+class AttentionEncoder(SequenceEncoder):
+    """Let every event attend to those before it (and itself).
+
+    Kang & McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018): item vectors times ``sqrt(D)`` plus learned
+    positions, then blocks of attention and a position-wise network, each with layer normalisation in front, a
+    residual and dropout, and one last normalisation. Positions count from the oldest event that was kept, so that they
+    say nothing about how much is still to come; the original, which pads at the left, counts from the newest.
+
+    Args:
+        embedding_dim: Width ``D`` of input and output, a multiple of ``heads``.
+        layers: Blocks, at least 1.
+        heads: Attention heads, at least 1.
+        dropout: Probability in ``[0, 1)`` of dropping a channel of the input and of each sublayer's output.
+        hidden_dim: Width of the position-wise network; None: ``embedding_dim``, as in the paper.
+        max_len: Longest history, at least 1: the rows of the table of positions.
+        attention_dropout: Probability in ``[0, 1)`` of dropping one attention weight; 0 keeps the fast fused kernel.
+
+    Shape:
+        - x: ``(B, T, D)`` float, ``T`` at most ``max_len``; steps from ``lengths`` on are padding: finite, no effect.
+        - lengths: ``(B,)`` int in ``[0, T]``.
+        - output: ``(B, T, D)``; step ``t`` has seen steps ``0..t``, padded steps are 0.
+
+    Raises:
+        ValueError: If an argument is out of its range, or a history is longer than ``max_len``.
+
+    Example:
+        >>> AttentionEncoder(embedding_dim=4, heads=2)(torch.ones(2, 3, 4), torch.tensor([3, 0])).shape
+        torch.Size([2, 3, 4])
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        layers: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+        hidden_dim: int | None = None,
+        max_len: int = 200,
+        attention_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_positive("layers", layers, "block")
+        check_positive("heads", heads, "head")
+        check_positive("max_len", max_len, "event")
+        check_dropout("dropout", dropout)
+        if embedding_dim % heads:
+            raise ValueError(f"embedding_dim must be a multiple of heads, got {embedding_dim} and {heads}")
+        self.max_len = max_len
+        self.scale = math.sqrt(embedding_dim)
+        self.position = nn.Parameter(torch.empty(max_len, embedding_dim))
+        self.blocks = nn.ModuleList(
+            _Block(embedding_dim, heads, hidden_dim or embedding_dim, dropout, attention_dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and positions from a narrow normal; biases 0."""
+        nn.init.normal_(self.position, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the state after each event."""
+        users, steps, _ = x_BTD.shape
+        if steps > self.max_len:
+            raise ValueError(f"a history must have at most max_len={self.max_len} events, got {steps}")
+        x_BTD, lengths_B = at_least_one(x_BTD, lengths_B)
+        h_BTD = self.dropout(x_BTD * self.scale + self.position[: x_BTD.shape[1]])
+        for block in self.blocks:
+            h_BTD = block(h_BTD)
+        return (self.norm(h_BTD) * real_steps(lengths_B, h_BTD.shape[1]))[:users, :steps]
+
+
+class _Block(nn.Module):
+    def __init__(
+        self, embedding_dim: int, heads: int, hidden_dim: int, dropout: float, attention_dropout: float
+    ) -> None:
+        super().__init__()
+        check_positive("hidden_dim", hidden_dim, "channel")
+        self.heads = heads
+        self.attention_dropout = check_dropout("attention_dropout", attention_dropout)
+        self.norm_attention = nn.LayerNorm(embedding_dim)
+        self.qkv = nn.Linear(embedding_dim, 3 * embedding_dim)
+        self.out = nn.Linear(embedding_dim, embedding_dim)
+        self.norm_network = nn.LayerNorm(embedding_dim)
+        self.network = nn.Sequential(
+            nn.Linear(embedding_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embedding_dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h_BTD: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm_attention(h_BTD)).unflatten(2, (3, self.heads, -1))
+        q_BHTd, k_BHTd, v_BHTd = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Padding stands at the right, so the causal mask alone hides it from every real step.
+        mixed_BHTd = functional.scaled_dot_product_attention(
+            q_BHTd, k_BHTd, v_BHTd, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=True
+        )
+        h_BTD = h_BTD + self.dropout(self.out(mixed_BHTd.transpose(1, 2).flatten(2)))
+        return h_BTD + self.dropout(self.network(self.norm_network(h_BTD)))
