@@ -1,0 +1,7 @@
+"""Models: what joins embeddings, encoders and fusion into scores."""
+
+from lightning_mvrec.models.base import ModelOutput, Recommender
+from lightning_mvrec.models.multi_view import MultiViewRecommender
+from lightning_mvrec.models.scorers import DotScorer, MLPScorer, Scorer
+
+__all__ = ["DotScorer", "MLPScorer", "ModelOutput", "MultiViewRecommender", "Recommender", "Scorer"]

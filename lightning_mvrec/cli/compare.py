@@ -1,0 +1,155 @@
+"""``mvrec compare``: a recipe against its baselines and its own single views, over several seeds.
+
+Every run is a process and a folder of its own; a run whose folder already has results is not run again, so that an
+interrupted comparison goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lightning_mvrec.cli.report import Result, draw_comparison, format_table, mean_and_spread, read_results, write_results
+from lightning_mvrec.cli.run_folder import choose_run_dir
+
+FULL = "model"
+
+
+def main(argv: list[str]) -> int:
+    """Run the comparison and print its table; the exit status is that of the first run that failed."""
+    parser = argparse.ArgumentParser(
+        prog="mvrec compare",
+        description="Train a recipe and each of its single views over several seeds; one table, CSV and picture.",
+        epilog="Any other argument is handed to each `mvrec fit`, for example --data.root DIR.",
+    )
+    parser.add_argument("--config", "-c", action="append", required=True, help="a recipe; given again, later ones win")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds (default: 0,1,2)")
+    parser.add_argument("--views", help="comma-separated single views to train (default: every view of the model)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, sharing the cores (default: 1)")
+    parser.add_argument("--run_dir", help="folder to write to; one of an earlier comparison is continued")
+    arguments, rest = parser.parse_known_args(argv)
+    seeds = _seeds(arguments.seeds)
+    if arguments.jobs < 1:
+        raise ValueError(f"jobs must be above 0, got {arguments.jobs}")
+    folder = choose_run_dir(arguments.run_dir, arguments.config)
+    # Each run has a folder of its own; it must not inherit this one's.
+    os.environ.pop("MVREC_RUN_DIR", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [word for path in arguments.config for word in ("--config", path)] + rest
+
+    # The first run prepares the data and says which views there are.
+    _run(folder, FULL, seeds[0], words, arguments.jobs, quiet=False)
+    summary = json.loads((_folder(folder, FULL, seeds[0]) / "summary.json").read_text(encoding="utf-8"))
+    views = summary["views"] if arguments.views is None else arguments.views.split(",")
+    singles = views if len(summary["views"]) > 1 else []
+    # Baselines do not depend on the seed: the first run has them.
+    words_without = [*words, "--baselines", "[]"]
+    tasks = [(name, seed) for seed in seeds for name in (FULL, *singles) if (name, seed) != (FULL, seeds[0])]
+    with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(tasks), desc="runs", unit="run") as bar:
+        futures = [
+            pool.submit(_run, folder, name, seed, _single(words_without, name), arguments.jobs) for name, seed in tasks
+        ]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+    results = _collect(folder, seeds, singles)
+    write_results(folder / "results.csv", results)
+    primary, largest_first = summary["primary"], summary["largest_first"]
+    draw_comparison(folder / "comparison.png", results, "test", primary, largest_first)
+    print()
+    print(format_table(results, "test", primary, largest_first))
+    print(f"\n{len(seeds)} seeds: {', '.join(map(str, seeds))}; mean ± standard deviation where a model was repeated")
+    _print_margin(results, primary, largest_first)
+    print(f"\n{folder}")
+    return 0
+
+
+def _single(words: list[str], name: str) -> list[str]:
+    return words if name == FULL else [*words, f"--model.model.views=[{name}]"]
+
+
+def _folder(folder: Path, name: str, seed: int) -> Path:
+    return folder / (f"{name}-seed{seed}" if name == FULL else f"view-{name}-seed{seed}")
+
+
+def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet: bool = True) -> None:
+    """Train once in a process of its own, its output in ``log.txt`` (and on the screen unless quiet)."""
+    own = _folder(folder, name, seed)
+    if (own / "results.csv").exists():
+        return
+    own.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lightning_mvrec.cli.main", "fit", *words]
+    command += ["--seed_everything", str(seed), "--run_dir", str(own)]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ} if jobs > 1 else dict(os.environ)
+    with (own / "log.txt").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace"
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+        for line in process.stdout:
+            log.write(line)
+            lines.append(line)
+            if not quiet:
+                sys.stdout.write(line)
+        status = process.wait()
+    if status != 0:
+        tail = "".join(lines[-12:]) if quiet else ""
+        print(f"{tail}\nrun {own.name} ended with status {status}; its output is in {own / 'log.txt'}", file=sys.stderr)
+        raise SystemExit(status if status > 0 else 1)
+
+
+def _collect(folder: Path, seeds: list[int], singles: list[str]) -> list[Result]:
+    """Join the runs' results: the model, its single views as ``view:<name>``, and the baselines once."""
+    results = []
+    for seed in seeds:
+        for name in (FULL, *singles):
+            shown = FULL if name == FULL else f"view:{name}"
+            for result in read_results(_folder(folder, name, seed) / "results.csv"):
+                if result.model == FULL:
+                    results.append(Result(shown, result.split, result.metric, result.value, seed))
+                elif seed == seeds[0] and name == FULL:
+                    results.append(result)
+    return results
+
+
+def _print_margin(results: list[Result], metric: str, largest_first: bool) -> None:
+    """Say how the model's mean stands to the best single view and the best baseline on the test split."""
+    values: dict[str, list[float]] = {}
+    for result in results:
+        if result.split == "test" and result.metric == metric:
+            values.setdefault(result.model, []).append(result.value)
+    means = {name: mean_and_spread(each)[0] for name, each in values.items()}
+    best = max if largest_first else min
+    groups = {
+        "best single view": [name for name in means if name.startswith("view:")],
+        "best baseline": [name for name in means if name != FULL and not name.startswith("view:")],
+    }
+    for title, names in groups.items():
+        if names and means.get(FULL) is not None:
+            name = best(names, key=means.__getitem__)
+            ratio = means[FULL] / means[name] if means[name] else float("inf")
+            print(f"{metric}: {ratio:.3f} times the {title} ({name})")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different whole numbers separated by commas, got {text!r}")
+    return seeds

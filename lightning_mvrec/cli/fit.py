@@ -1,0 +1,176 @@
+"""``mvrec fit | validate | test | predict``: a recipe, through LightningCLI.
+
+``fit`` trains, takes the checkpoint that validation chose, measures it once on the test split beside the baselines,
+and leaves everything in the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import lightning_mvrec.strategies  # noqa: F401  registers "torchrec"
+from lightning_mvrec.cli.report import Result, draw_run, format_table, write_results
+from lightning_mvrec.cli.run_folder import choose_run_dir, config_paths
+from lightning_mvrec.data import EventsDataModule
+from lightning_mvrec.models.baselines import Baseline, evaluate_baselines
+from lightning_mvrec.training import EpochHistory, MultiViewModule
+from lightning_mvrec.training.predictions import PredictionWriter
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "strategy": "torchrec",
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI with a run folder, baselines and a report at the end."""
+
+    run_dir: Path
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to a run rather than to the trainer, the model or the data."""
+        parser.add_argument("--run_dir", type=str | None, default=None, help="folder to write to; runs/<recipe>/<time>")
+        parser.add_argument("--baselines", type=list[Baseline], default=[], help="models to print beside the trained one")
+
+    def before_instantiate_classes(self) -> None:
+        """Send everything that is written to the run's folder."""
+        config = self._get(self.config, "trainer")
+        self.run_dir = choose_run_dir(self._get(self.config, "run_dir"), config_paths(sys.argv[1:]))
+        config.default_root_dir = str(self.run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Add the history, and a CSV log where the recipe names no logger."""
+        self.history = EpochHistory()
+        if self._get(self.config_init, "trainer").logger in (None, True):
+            kwargs["logger"] = CSVLogger(self.run_dir, name="", version="")
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.insert(0, self.history)
+        if self.subcommand == "predict":
+            trainer.callbacks.append(PredictionWriter(self.run_dir / "predictions.csv"))
+        return trainer
+
+    def before_fit(self) -> None:
+        """Keep the resolved configuration and start the clock."""
+        self._save_config()
+        self._started = time.perf_counter()
+
+    def after_fit(self) -> None:
+        """Measure the chosen checkpoint on both splits, print and keep the results."""
+        seconds = time.perf_counter() - self._started
+        module, trainer = self.model, self.trainer
+        if trainer.fast_dev_run or trainer.interrupted:
+            return
+        checkpoint = trainer.checkpoint_callback
+        best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+        history = list(self.history.epochs)
+        values: dict[str, float] = {}
+        for run in (trainer.validate, trainer.test):
+            run(module, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
+            values.update({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self._report(values, history, seconds)
+
+    def before_validate(self) -> None:
+        """Keep the resolved configuration."""
+        self._save_config()
+
+    before_test = before_validate
+    before_predict = before_validate
+
+    def after_validate(self) -> None:
+        """Print and keep the results of the split."""
+        self._report({name: float(value) for name, value in self.trainer.callback_metrics.items()}, [], 0.0)
+
+    after_test = after_validate
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        _print_last(self.run_dir)
+
+    @rank_zero_only
+    def _save_config(self) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, self.run_dir / "config.yaml", overwrite=True, skip_none=False)
+
+    @rank_zero_only
+    def _report(self, values: dict[str, float], history: list[dict[str, float]], seconds: float) -> None:
+        seed = self._get(self.config, "seed_everything")
+        results, weights = [], {}
+        for name, value in values.items():
+            split, _, metric = name.partition("/")
+            if metric.startswith("weight/"):
+                if split == "test":
+                    weights[metric.removeprefix("weight/")] = value
+            elif split in ("val", "test"):
+                results.append(Result("model", split, metric, value, seed if isinstance(seed, int) else None))
+        splits = [split for split in ("val", "test") if any(result.split == split for result in results)]
+        if not isinstance(self.model, MultiViewModule) or not isinstance(self.datamodule, EventsDataModule):
+            write_results(self.run_dir / "results.csv", results)
+            _print_last(self.run_dir)
+            return
+        evaluation = self.model.evaluations["test"]
+        metrics = list(dict.fromkeys(result.metric for result in results))
+        baselines = self._get(self.config_init, "baselines") or []
+        for split in splits:
+            for name, metric, value in evaluate_baselines(
+                self.datamodule.store, split, baselines, metrics, filter_seen=self.datamodule.filter_seen
+            ):
+                results.append(Result(name, split, metric, value))
+        write_results(self.run_dir / "results.csv", results)
+        summary = {
+            "primary": evaluation.primary,
+            "largest_first": evaluation.largest_first,
+            "views": self.model.model.view_names,  # type: ignore[union-attr]
+            "train_seconds": round(seconds, 1),
+            "epochs": len(history),
+            "view_weights": weights,
+        }
+        (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        if history:
+            draw_run(self.run_dir / "curves.png", history, weights, evaluation.primary)  # type: ignore[arg-type]
+        for split in splits:
+            print()
+            print(format_table(results, split, evaluation.primary, evaluation.largest_first))  # type: ignore[arg-type]
+        if weights:
+            print("view weights  " + "  ".join(f"{view} {weight:.3f}" for view, weight in weights.items()))
+        if seconds:
+            print(f"trained {len(history)} epochs in {seconds:.1f} s")
+        _print_last(self.run_dir)
+
+
+def main(command: str, argv: list[str]) -> int:
+    """Run one of ``fit``, ``validate``, ``test``, ``predict`` with the words that follow it."""
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Processes for further devices are started with this command line.
+    sys.argv[1:] = [command, *argv]
+    RecipeCLI(
+        MultiViewModule,
+        EventsDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults=TRAINER_DEFAULTS,
+        parser_kwargs={
+            name: {"description": f"{name.capitalize()} a recipe."} for name in ("fit", "validate", "test", "predict")
+        },
+    )
+    return 0
+
+
+@rank_zero_only
+def _print_last(run_dir: Path) -> None:
+    print(f"\n{run_dir}")

@@ -1,0 +1,47 @@
+"""The folder a run writes into: one a run, the same for all its processes."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+_SHARED = "MVREC_RUN_DIR"
+
+
+def choose_run_dir(run_dir: str | None, config_paths: list[str]) -> Path:
+    """Return ``run_dir``, or a new ``runs/<recipe>/<date and time>``.
+
+    The name is handed to processes that this one starts (one a device) through the environment, so that all of them
+    agree on it.
+    """
+    if run_dir is not None:
+        return Path(run_dir)
+    shared = os.environ.get(_SHARED)
+    if shared is not None and os.environ.get("LOCAL_RANK", "0") != "0":
+        return Path(shared)
+    recipe = Path(config_paths[0]) if config_paths else Path("run")
+    name = f"{recipe.parent.name}-{recipe.stem}" if recipe.parent.name not in ("", ".", "recipes") else recipe.stem
+    base = Path("runs") / name / datetime.now().strftime("%Y%m%d-%H%M%S")
+    chosen, number = base, 1
+    while chosen.exists():
+        number += 1
+        chosen = base.with_name(f"{base.name}-{number}")
+    os.environ[_SHARED] = str(chosen)
+    return chosen
+
+
+def config_paths(argv: list[str]) -> list[str]:
+    """Return the values of every ``--config`` / ``-c`` of a command line, in order.
+
+    Example:
+        >>> config_paths(["--config", "a.yaml", "--trainer.max_epochs", "3", "--config=b.yaml"])
+        ['a.yaml', 'b.yaml']
+    """
+    paths = []
+    for index, word in enumerate(argv):
+        if word in ("--config", "-c") and index + 1 < len(argv):
+            paths.append(argv[index + 1])
+        elif word.startswith("--config="):
+            paths.append(word.partition("=")[2])
+    return paths

@@ -1,0 +1,175 @@
+"""One sequence encoder a view, fused into one user state.
+
+B users, K targets a user, T steps, R rows (one (user, target) pair each), M distinct items, V views, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from lightning_mvrec.batch import MultiViewBatch
+from lightning_mvrec.embeddings import EventEmbedding, ItemEmbedding, UserEmbedding
+from lightning_mvrec.encoders.base import SequenceEncoder
+from lightning_mvrec.functional.jagged import last_state, to_padded
+from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
+from lightning_mvrec.models.base import ModelOutput, Recommender, target_rows
+from lightning_mvrec.models.scorers import DotScorer, Scorer
+from lightning_mvrec.schema import Schema
+
+USER_VIEW = "user"
+
+
+class MultiViewRecommender(Recommender):
+    """Encode each view of a user's behaviour, fuse the views, score items.
+
+    Items of all views share one table; the user's own id and fields are a view of length one, named ``"user"``.
+
+    Args:
+        schema: What the prepared data consists of; recipes leave it out, the training module passes it.
+        encoders: By view name, the encoder of each view that is read; a view not named here is ignored.
+        fusion: Builds the fusion from the width and the names of the views.
+        embedding_dim: Width ``D`` of tables, encoders and fusion; a multiple of 4, as the table kernels need.
+        user: Whether the user's own vector is one of the views.
+        views: Keep only these of the views (``"user"`` among them or not): for single-view models.
+        times: Whether events carry features of their time (gap, hour, weekday), where the data has times.
+        dropout: Probability of dropping an element of an event's vector, in ``[0, 1)``.
+        scorer: Builds the score from the width; the dot product by default.
+        item_fields: Item fields that are added to an item's vector; all by default, ``[]`` for none.
+
+    Shape:
+        - batch: see :class:`~lightning_mvrec.batch.MultiViewBatch`.
+        - output: see :class:`~lightning_mvrec.models.base.ModelOutput`; view weights are ``(R, V)`` in the order of
+          ``view_names``.
+
+    Raises:
+        ValueError: If a view is unknown, none is left, or an encoder that is not causal meets several targets a user.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        encoders: dict[str, Callable[[int], SequenceEncoder]],
+        fusion: Callable[[int, list[str]], Fusion],
+        embedding_dim: int = 64,
+        user: bool = True,
+        views: list[str] | None = None,
+        times: bool = False,
+        dropout: float = 0.0,
+        scorer: Callable[[int], Scorer] = DotScorer,
+        item_fields: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if embedding_dim < 4 or embedding_dim % 4:
+            raise ValueError(f"embedding_dim must be a multiple of 4, got {embedding_dim}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        self.view_names = _choose_views(schema, list(encoders), user, views)
+        behaviours = [name for name in self.view_names if name != USER_VIEW]
+        self.encoders = nn.ModuleDict({name: encoders[name](embedding_dim) for name in behaviours})
+        bags = [name for name in behaviours if self.encoders[name].own_table]
+        self.items = ItemEmbedding(schema, embedding_dim, fields=item_fields, bag_views=bags)
+        self.users = UserEmbedding(schema, embedding_dim) if USER_VIEW in self.view_names else None
+        self.events = nn.ModuleDict(
+            {
+                name: EventEmbedding(embedding_dim, schema.view(name), times=times and schema.has_times)
+                for name in behaviours
+                if name not in bags
+            }
+        )
+        self.fusion = fusion(embedding_dim, self.view_names)
+        self.scorer = scorer(embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.retrieval = self.scorer.retrieval and not self.fusion.target_aware
+        self.view_index = {name: schema.view_names.index(name) for name in behaviours}
+
+    def forward(self, batch: MultiViewBatch) -> ModelOutput:
+        """Return user states, item vectors, the targets' scores and the view weights."""
+        item_MD, bag_MD = self.items(batch.items)
+        user_R, step_R = target_rows(batch)
+        states = {}
+        for name in self.view_names:
+            if name == USER_VIEW:
+                states[name] = self._user_state(batch, user_R)
+            else:
+                states[name] = self._view_state(name, batch, bag_MD.get(name, item_MD), user_R, step_R)
+        target_RD = item_MD[batch.target_BK[user_R, step_R]]
+        candidates_RCD = target_RD[:, None] if self.fusion.target_aware else None
+        fused, weights_RV = self.fusion(ViewStates(states, user_R), candidates_RCD)
+        user_RD = fused[:, 0] if self.fusion.target_aware else fused
+        return ModelOutput(user_RD, item_MD, user_R, step_R, self.scorer(user_RD, target_RD), weights_RV)
+
+    def item_vectors(self, items: KeyedJaggedTensor) -> Tensor:
+        """Return ``(M, D)`` vectors of the items in a KJT such as ``MultiViewBatch.items``."""
+        return self.items(items)[0]
+
+    def score(self, user: Tensor, item: Tensor) -> Tensor:
+        """Score vectors ``(..., D)`` against vectors ``(..., D)``: ``(...)``."""
+        return self.scorer(user, item)
+
+    def _view_state(
+        self, name: str, batch: MultiViewBatch, item_MD: Tensor, user_R: Tensor, step_R: Tensor
+    ) -> ViewState:
+        """Encode one view and take its state just before each target."""
+        encoder, view = self.encoders[name], batch.views[name]
+        if not encoder.causal and batch.target_BK.shape[1] > 1:
+            raise ValueError(
+                f"encoder {type(encoder).__name__} of view {name!r} is not causal and would see a user's later targets: "
+                f"a batch may hold one target a user, got {batch.target_BK.shape[1]}; set max_targets to 1"
+            )
+        x_BTD = to_padded(item_MD[view.position_E], view.lengths_B)
+        times_BT = to_padded(view.time_E, view.lengths_B)
+        if name in self.events:
+            fields_BT = {key: to_padded(value_E, view.lengths_B) for key, value_E in view.fields.items()}
+            x_BTD = self.events[name](x_BTD, fields_BT, times_BT, view.lengths_B)
+        h_BTD = encoder(self.dropout(x_BTD), view.lengths_B)
+        asof_R = batch.asof_BKV[user_R, step_R, self.view_index[name]]
+        present_R = asof_R > 0
+        latest_R = last_state(times_BT[..., None], asof_R, user_R).squeeze(-1)
+        age_R = (batch.time_BK[user_R, step_R] - latest_R) * present_R
+        return ViewState(
+            state_RD=last_state(h_BTD, asof_R, user_R),
+            present_R=present_R,
+            age_R=age_R.to(h_BTD.dtype),
+            asof_R=asof_R,
+            steps_BTD=h_BTD,
+            lengths_B=view.lengths_B,
+            times_BT=times_BT,
+        )
+
+    def _user_state(self, batch: MultiViewBatch, user_R: Tensor) -> ViewState:
+        """The user's own vector: a view of length one, always present."""
+        assert self.users is not None
+        user_BD = self.users(batch.users)
+        one_R = torch.ones_like(user_R)
+        one_B = torch.ones(user_BD.shape[0], dtype=torch.int64, device=user_BD.device)
+        return ViewState(
+            state_RD=user_BD[user_R],
+            present_R=one_R.bool(),
+            age_R=torch.zeros(len(user_R), dtype=user_BD.dtype, device=user_BD.device),
+            asof_R=one_R,
+            steps_BTD=user_BD[:, None],
+            lengths_B=one_B,
+            times_BT=torch.zeros_like(one_B)[:, None],
+        )
+
+
+def _choose_views(schema: Schema, encoded: list[str], user: bool, views: list[str] | None) -> list[str]:
+    """Return the names of the views to read, in the schema's order, the user's own last."""
+    unknown = [name for name in encoded if name not in schema.view_names]
+    if unknown:
+        raise ValueError(f"encoders must be named for the views of the data {schema.view_names}, got {unknown}")
+    known = [name for name in schema.view_names if name in encoded] + [USER_VIEW] * user
+    if views is None:
+        chosen = known
+    else:
+        unknown = [name for name in views if name not in known]
+        if unknown:
+            raise ValueError(f"views must be among {known}, got {unknown}")
+        chosen = [name for name in known if name in views]
+    if not chosen:
+        raise ValueError("a model must read at least one view: name one under encoders, or set user to true")
+    return chosen
