@@ -53,7 +53,7 @@ class CNNEncoder(SequenceEncoder):
         """Return each step's view of the events within reach."""
         users, steps, _ = x_BTD.shape
         h_BTD, lengths_B = at_least_one(x_BTD, lengths_B)
-        for layer, (norm, kernel) in enumerate(zip(self.norms, self.kernels)):
+        for layer, (norm, kernel) in enumerate(zip(self.norms, self.kernels, strict=True)):
             dilation = 2**layer
             reach = (self.kernel_size - 1) * dilation
             padded = functional.pad(norm(h_BTD), (0, 0, reach, 0))

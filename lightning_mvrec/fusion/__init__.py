@@ -1,0 +1,7 @@
+"""Fusion: the views of a row in, one user state and the weight of each view out."""
+
+from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
+from lightning_mvrec.fusion.concat import ConcatFusion
+from lightning_mvrec.fusion.gate import GateFusion
+
+__all__ = ["ConcatFusion", "Fusion", "GateFusion", "ViewState", "ViewStates"]

@@ -1,0 +1,127 @@
+"""Vectors of items and users: the id's row plus those of the fields.
+
+B users, M distinct items, F fields, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from lightning_mvrec.embeddings.tables import item_tables, output_keys, user_tables
+from lightning_mvrec.schema import Schema
+
+
+class ItemEmbedding(nn.Module):
+    """Turn the batch's distinct items into vectors: ``id + sum_f scale_f * field_f``.
+
+    The scale of each field is learned and starts at 1; a multi-hot field contributes the mean of its rows. All tables
+    are looked up once.
+
+    Args:
+        schema: Sizes and fields.
+        embedding_dim: Width ``D``, a multiple of 4.
+        fields: Item fields that are added; None: all that are categorical or multi-hot, ``[]``: none.
+        bag_views: Views that need an item table of their own (see ``SequenceEncoder.own_table``).
+        init_std: Standard deviation of a table's initial rows; None: ``1 / sqrt(D)``.
+        device: Where the tables lie; ``"meta"`` leaves them to be materialised later.
+
+    Shape:
+        - items: KJT of stride ``M`` with keys ``item_id`` and ``item_<field>``; other keys have no effect.
+        - output: ``(M, D)`` item vectors, and ``(M, D)`` for each of ``bag_views``, by view name.
+
+    Raises:
+        ValueError: If a field or view is unknown, a field is numeric, or ``embedding_dim`` is not a multiple of 4.
+
+    Example:
+        >>> from lightning_mvrec.schema import Schema, View
+        >>> schema = Schema(views=(View("click"),), num_items=10, num_users=5, targets=("click",))
+        >>> items = KeyedJaggedTensor.from_lengths_sync(["item_id"], torch.tensor([3, 7]), torch.tensor([1, 1]))
+        >>> item_MD, bag_MD = ItemEmbedding(schema, 4, bag_views=["click"])(items)
+        >>> item_MD.shape, bag_MD["click"].shape
+        (torch.Size([2, 4]), torch.Size([2, 4]))
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        fields: Sequence[str] | None = None,
+        bag_views: Sequence[str] = (),
+        init_std: float | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.tables = item_tables(schema, embedding_dim, fields, bag_views, init_std, device)
+        self.bag_views = list(bag_views)
+        self.keys = output_keys(self.tables)
+        self.field_tables = list(self.keys)[1 : len(self.keys) - len(self.bag_views)]
+        self.scale = _scales(len(self.field_tables))
+
+    def forward(self, items: KeyedJaggedTensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return item vectors, and by view name the rows of its own table."""
+        looked_up = self.tables(items)
+        vectors = {table: looked_up[key] for table, key in self.keys.items()}
+        item_MD = _add_fields(vectors["item_id"], vectors, self.field_tables, self.scale)
+        return item_MD, {view: vectors[f"bag_{view}"] for view in self.bag_views}
+
+
+class UserEmbedding(nn.Module):
+    """Turn users into vectors: ``id + sum_f scale_f * field_f``.
+
+    Args:
+        schema: Sizes and fields.
+        embedding_dim: Width ``D``, a multiple of 4.
+        fields: User fields that are added; None: all that are categorical or multi-hot, ``[]``: none.
+        init_std: Standard deviation of a table's initial rows; None: ``1 / sqrt(D)``.
+        device: Where the tables lie; ``"meta"`` leaves them to be materialised later.
+
+    Shape:
+        - users: KJT of stride ``B`` with keys ``user_id`` and ``user_<field>``; other keys have no effect.
+        - output: ``(B, D)``.
+
+    Raises:
+        ValueError: If a field is unknown or numeric, or ``embedding_dim`` is not a multiple of 4.
+
+    Example:
+        >>> from lightning_mvrec.schema import Schema, View
+        >>> schema = Schema(views=(View("click"),), num_items=10, num_users=5, targets=("click",))
+        >>> users = KeyedJaggedTensor.from_lengths_sync(["user_id"], torch.tensor([1, 2]), torch.tensor([1, 1]))
+        >>> UserEmbedding(schema, 4)(users).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        fields: Sequence[str] | None = None,
+        init_std: float | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.tables = user_tables(schema, embedding_dim, fields, init_std, device)
+        self.keys = output_keys(self.tables)
+        self.field_tables = list(self.keys)[1:]
+        self.scale = _scales(len(self.field_tables))
+
+    def forward(self, users: KeyedJaggedTensor) -> Tensor:
+        """Return user vectors."""
+        looked_up = self.tables(users)
+        vectors = {table: looked_up[key] for table, key in self.keys.items()}
+        return _add_fields(vectors["user_id"], vectors, self.field_tables, self.scale)
+
+
+def _scales(num_fields: int) -> nn.Parameter | None:
+    # No parameter at all where there is no field: an empty one would wait for a gradient that never comes.
+    return nn.Parameter(torch.ones(num_fields)) if num_fields else None
+
+
+def _add_fields(id_ND: Tensor, vectors: dict[str, Tensor], names: list[str], scale: Tensor | None) -> Tensor:
+    if scale is None:
+        return id_ND
+    field_FND = torch.stack([vectors[name] for name in names])
+    return id_ND + (scale[:, None, None] * field_FND).sum(0)
