@@ -133,4 +133,3 @@ def test_item_vectors_equal_those_of_a_batch():
     model = build()
     output = model(make_batch([1, 2], CLICK, RATE, TARGETS, catalogue=True))
     torch.testing.assert_close(model.item_vectors(item_kjt([3, 7])), output.item_MD[[3, 7]])
-    torch.testing.assert_close(model.item_vectors(item_kjt([3, 7])), output.item_MD[[3, 7]])
