@@ -88,9 +88,8 @@ class EventEmbedding(nn.Module):
         # Scale and shift side by side. Not named "linear" unless there is something to read: no idle parameters.
         self.dense = nn.Linear(num_features, 2 * embedding_dim, bias=False) if num_features else None
         self.tables = nn.ModuleDict({name: nn.Embedding(size, 2 * embedding_dim) for name, size in categorical.items()})
-        for module in [self.dense, *self.tables.values()]:
-            if module is not None:
-                nn.init.zeros_(module.weight)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x_BTD: Tensor, fields_BT: dict[str, Tensor], times_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the item vectors as the events change them."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lightning_mvrec.encoders._steps import at_least_one, check_dropout, check_positive, real_steps
 from lightning_mvrec.encoders.base import SequenceEncoder
+from lightning_mvrec.functional.dropout import Dropout
 
 
 class AttentionEncoder(SequenceEncoder):
@@ -67,7 +68,7 @@ class AttentionEncoder(SequenceEncoder):
             _Block(embedding_dim, heads, hidden_dim or embedding_dim, dropout, attention_dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(embedding_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -103,9 +104,9 @@ class _Block(nn.Module):
         self.out = nn.Linear(embedding_dim, embedding_dim)
         self.norm_network = nn.LayerNorm(embedding_dim)
         self.network = nn.Sequential(
-            nn.Linear(embedding_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embedding_dim)
+            nn.Linear(embedding_dim, hidden_dim), nn.ReLU(), Dropout(dropout), nn.Linear(hidden_dim, embedding_dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         qkv = self.qkv(self.norm_attention(h_BTD)).unflatten(2, (3, self.heads, -1))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_mvrec.encoders._steps import check_dropout, check_positive, real_steps
 from lightning_mvrec.encoders.base import SequenceEncoder
+from lightning_mvrec.functional.dropout import Dropout
 
 
 def running_sum(x_BTD: Tensor, lengths_B: Tensor, mean: bool) -> Tensor:
@@ -101,7 +102,7 @@ class MLPEncoder(SequenceEncoder):
         stack: list[nn.Module] = []
         width = embedding_dim
         for _ in range(layers):
-            stack += [nn.Linear(width, hidden_dim), nn.ReLU(), nn.Dropout(dropout)]
+            stack += [nn.Linear(width, hidden_dim), nn.ReLU(), Dropout(dropout)]
             width = hidden_dim
         self.network = nn.Sequential(*stack, nn.Linear(width, embedding_dim))
 

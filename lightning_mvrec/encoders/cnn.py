@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from lightning_mvrec.encoders._steps import at_least_one, check_dropout, check_positive, real_steps
 from lightning_mvrec.encoders.base import SequenceEncoder
+from lightning_mvrec.functional.dropout import Dropout
 
 
 class CNNEncoder(SequenceEncoder):
@@ -47,7 +48,7 @@ class CNNEncoder(SequenceEncoder):
         self.norms = nn.ModuleList(nn.LayerNorm(embedding_dim) for _ in range(layers))
         # A convolution as a linear map of W shifted copies: on CPU faster than conv1d, which wants (B, D, T).
         self.kernels = nn.ModuleList(nn.Linear(kernel_size * embedding_dim, embedding_dim) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Return each step's view of the events within reach."""

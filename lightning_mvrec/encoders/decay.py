@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from lightning_mvrec.encoders._steps import real_steps
 from lightning_mvrec.encoders.base import SequenceEncoder
 
+# Steps whose weights are laid out as a matrix; a longer history carries its sum from chunk to chunk, in O(T).
+CHUNK = 64
+
 
 class DecayEncoder(SequenceEncoder):
     """Average every prefix of a history, halving an event's weight each ``half_life`` steps.
@@ -40,12 +43,20 @@ class DecayEncoder(SequenceEncoder):
 
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the decayed mean up to each step."""
-        step_T = torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        rate_D = torch.exp2(-self.log2_half_life)
+        size = min(CHUNK, x_BTD.shape[1])
+        step_T = torch.arange(size, device=x_BTD.device)
         age_TS = step_T[:, None] - step_T[None, :]
         # Clamp first: exp2 of a negative age overflows, and inf * 0 is NaN, masked or not.
-        weight_DTS = torch.exp2(-age_TS.clamp(min=0) / self.log2_half_life.exp2()[:, None, None])
-        weight_DTS = weight_DTS * (age_TS >= 0)
-        weight_DTS = weight_DTS / weight_DTS.sum(dim=2, keepdim=True)
-        # One small matrix product per channel.
-        state_BTD = (weight_DTS @ x_BTD.permute(2, 1, 0)).permute(2, 1, 0)
-        return state_BTD * real_steps(lengths_B, x_BTD.shape[1])
+        weight_DTS = torch.exp2(-age_TS.clamp(min=0) * rate_D[:, None, None]) * (age_TS >= 0)
+        # What a sum carried over from before the chunk has become by step t of it.
+        carry_TD = torch.exp2(-(step_T[:, None] + 1) * rate_D)
+        sums: list[Tensor] = []
+        for x_BSD in x_BTD.split(CHUNK, dim=1):
+            steps = x_BSD.shape[1]
+            # One small matrix product per channel.
+            sum_BTD = (weight_DTS[:, :steps, :steps] @ x_BSD.permute(2, 1, 0)).permute(2, 1, 0)
+            sums.append(sum_BTD + carry_TD[:steps] * sums[-1][:, -1:] if sums else sum_BTD)
+        age_T1 = torch.arange(x_BTD.shape[1], device=x_BTD.device)[:, None]
+        total_TD = torch.exp2(-age_T1 * rate_D).cumsum(dim=0)
+        return torch.cat(sums, dim=1) / total_TD * real_steps(lengths_B, x_BTD.shape[1])

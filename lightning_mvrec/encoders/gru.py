@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lightning_mvrec.encoders._steps import at_least_one, check_dropout, check_positive, real_steps
 from lightning_mvrec.encoders.base import SequenceEncoder
+from lightning_mvrec.functional.dropout import Dropout
 
 
 class GRUEncoder(SequenceEncoder):
@@ -37,7 +38,7 @@ class GRUEncoder(SequenceEncoder):
         super().__init__()
         check_positive("layers", layers, "layer")
         check_dropout("dropout", dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         # nn.GRU warns about dropout in a single layer, where it has no effect.
         self.gru = nn.GRU(
             embedding_dim, embedding_dim, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lightning_mvrec.functional.dropout import Dropout
 from lightning_mvrec.fusion._states import check_view_names, drop_views, stack_views
 from lightning_mvrec.fusion.base import Fusion, ViewStates
 
@@ -67,7 +68,7 @@ class ConcatFusion(Fusion):
         self.first = nn.Linear(len(view_names) * embedding_dim, widths[0])
         rest: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
-            rest += [nn.ReLU(), nn.Dropout(dropout), nn.Linear(width_in, width_out)]
+            rest += [nn.ReLU(), Dropout(dropout), nn.Linear(width_in, width_out)]
         self.rest = nn.Sequential(*rest)
 
     def forward(self, states: ViewStates, candidates_RCD: Tensor | None = None) -> tuple[Tensor, Tensor]:

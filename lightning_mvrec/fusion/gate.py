@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_mvrec.functional.dropout import Dropout
 from lightning_mvrec.fusion._states import check_view_names, drop_views, stack_views
 from lightning_mvrec.fusion.base import Fusion, ViewStates
 
@@ -76,14 +77,13 @@ class GateFusion(Fusion):
             self.bias = nn.Parameter(torch.zeros(num_views, embedding_dim))
         self.gate: nn.Sequential | None = None
         if num_views > 1:  # one view needs no weight, and an idle parameter would never see a gradient
-            self.gate = nn.Sequential(
+            read, logits = (
                 nn.Linear(num_views * (embedding_dim + 1 + age), hidden_dim),
-                nn.ReLU(),
-                nn.Dropout(dropout),
                 nn.Linear(hidden_dim, num_views),
             )
-            nn.init.zeros_(self.gate[-1].weight)
-            nn.init.zeros_(self.gate[-1].bias)
+            nn.init.zeros_(logits.weight)
+            nn.init.zeros_(logits.bias)
+            self.gate = nn.Sequential(read, nn.ReLU(), Dropout(dropout), logits)
 
     def forward(self, states: ViewStates, candidates_RCD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the present views and their weights."""

@@ -13,8 +13,8 @@ class L2Penalty(Loss):
     """``loss + weight * sum_R(w * (|u|^2 + |v|^2 + mean_N |v_n|^2)) / total_weight``.
 
     ``w`` is the row's weight, ``u`` its user state, ``v`` its target's vector and ``v_n`` those of its negatives (no
-    such term without negatives). Counting a vector once for each row that used it, as matrix factorisation does, makes the
-    penalty the same however the rows are spread over ranks.
+    such term without negatives). Counting a vector once for each row that used it, as matrix factorisation does, makes
+    the penalty the same however the rows are spread over ranks.
 
     Args:
         loss: The loss that is penalised.

@@ -16,9 +16,9 @@ class SampledSoftmaxLoss(Loss):
     """Estimate the full softmax from ``N`` negatives drawn with log-probability ``log q``.
 
     A row's loss is ``-s + log(exp(s) + sum_j exp(s_j - log(N q_j)))`` with scores ``s`` of the target and ``s_j`` of
-    the negatives, each divided by the temperature; a negative that is the row's own target is left out. The sum estimates
-    that over all other items without bias, so the loss approaches the full softmax as ``N`` grows. Without the
-    correction, items that are drawn often are pushed down too far.
+    the negatives, each divided by the temperature; a negative that is the row's own target is left out. The sum
+    estimates that over all other items without bias, so the loss approaches the full softmax as ``N`` grows. Without
+    the correction, items that are drawn often are pushed down too far.
 
     The classic form (Bengio & Senécal 2008; Yi et al., RecSys 2019) also subtracts the target's ``log(N q)``:
     ``correct_target``. For in-batch negatives either is in use; see Khrylchenko et al., "Correcting the LogQ

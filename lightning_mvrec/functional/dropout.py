@@ -1,0 +1,73 @@
+"""Dropout that is quick on CPU, where drawing the mask costs more than the layer around it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 2**16
+
+
+def dropout(x: Tensor, probability: float, training: bool = True) -> Tensor:
+    """Set elements to 0 with a probability and scale up the others, so that the mean stays.
+
+    On CPU one 64-bit random number serves four elements, which makes the mask about five times cheaper than that of
+    ``torch.nn.functional.dropout``; the probability is rounded to a multiple of ``1 / 65536`` and the scale fits the
+    rounded one. Elsewhere the two are the same.
+
+    Args:
+        x: ``(...)`` float.
+        probability: In ``[0, 1)``.
+        training: Whether to do anything.
+
+    Returns:
+        ``(...)``.
+
+    Raises:
+        ValueError: If ``probability`` is not in ``[0, 1)``.
+
+    Example:
+        >>> dropped = dropout(torch.ones(1000), 0.5)
+        >>> sorted(set(dropped.tolist()))
+        [0.0, 2.0]
+    """
+    if not 0.0 <= probability < 1.0:
+        raise ValueError(f"probability must be in [0, 1), got {probability}")
+    if not training or probability == 0.0:
+        return x
+    if x.device.type != "cpu":
+        return functional.dropout(x, probability)
+    dropped = round(probability * LEVELS)
+    if dropped == LEVELS:  # a probability that rounds to 1 would leave nothing to scale
+        dropped -= 1
+    draw = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    keep = draw.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+    return x * keep.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+
+class Dropout(nn.Module):
+    """Module form of :func:`dropout`.
+
+    Args:
+        probability: In ``[0, 1)``.
+
+    Raises:
+        ValueError: If ``probability`` is not in ``[0, 1)``.
+
+    Example:
+        >>> Dropout(0.5).eval()(torch.ones(2)).tolist()
+        [1.0, 1.0]
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"probability must be in [0, 1), got {probability}")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop in training, pass through otherwise."""
+        return dropout(x, self.probability, self.training)
+
+    def extra_repr(self) -> str:
+        """Show the probability."""
+        return str(self.probability)
