@@ -1,0 +1,59 @@
+"""Events to batches: the only place that knows pandas."""
+
+from lightning_mvrec.data.collate import Collator
+from lightning_mvrec.data.datamodule import EventsDataModule
+from lightning_mvrec.data.examples import CoveringWindows, LastWindow, Windows
+from lightning_mvrec.data.filters import AllTargets, NovelTargets, TargetFilter
+from lightning_mvrec.data.labels import FieldLabel, Label
+from lightning_mvrec.data.negatives import FullCatalogue, Negatives, PopularityNegatives, UniformNegatives
+from lightning_mvrec.data.prepare import prepare
+from lightning_mvrec.data.sources import RawData, Source
+from lightning_mvrec.data.split import (
+    GivenPairs,
+    GlobalTimeSplit,
+    KFold,
+    LeaveOneOut,
+    PerUserTimeSplit,
+    RandomSplit,
+    Split,
+)
+from lightning_mvrec.data.store import Store, Targets, ViewStore
+from lightning_mvrec.data.synthetic import SyntheticEvents, synthetic_events
+from lightning_mvrec.data.transforms import Identity, MinMax, Standardise, Transform, UserMean
+
+__all__ = [
+    "AllTargets",
+    "Collator",
+    "CoveringWindows",
+    "EventsDataModule",
+    "FieldLabel",
+    "FullCatalogue",
+    "GivenPairs",
+    "GlobalTimeSplit",
+    "Identity",
+    "KFold",
+    "Label",
+    "LastWindow",
+    "LeaveOneOut",
+    "MinMax",
+    "Negatives",
+    "NovelTargets",
+    "PerUserTimeSplit",
+    "PopularityNegatives",
+    "RandomSplit",
+    "RawData",
+    "Source",
+    "Split",
+    "Standardise",
+    "Store",
+    "SyntheticEvents",
+    "TargetFilter",
+    "Targets",
+    "Transform",
+    "UniformNegatives",
+    "UserMean",
+    "ViewStore",
+    "Windows",
+    "prepare",
+    "synthetic_events",
+]
