@@ -1,0 +1,199 @@
+"""One optimizer for Lightning that joins the dense one with the tables' own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchrec.optim.fused import FusedOptimizerModule
+
+from lightning_mvrec.strategies.optimizers import TableOptimizer
+from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table
+
+
+def kernels(collection: nn.Module) -> Iterator[Any]:
+    """Yield the fused kernels of a sharded collection that this rank has; each holds the tables of one optimizer."""
+    for lookup in collection._lookups:  # type: ignore[union-attr]
+        for module in lookup.modules():
+            if isinstance(module, FusedOptimizerModule) and hasattr(module, "_emb_module"):
+                yield module
+
+
+@dataclass
+class TableGroup:
+    """The tables that one table optimizer trains: a parameter group of the joined optimizer.
+
+    Args:
+        optimizer: What trains them.
+        tables: Names of the tables.
+        weights: Weight and state of each replicated one, by name.
+        emb_modules: This rank's fused kernels for the sharded ones.
+    """
+
+    optimizer: TableOptimizer
+    tables: list[str] = field(default_factory=list)
+    weights: dict[str, tuple[nn.Parameter, dict[str, Tensor]]] = field(default_factory=dict)
+    emb_modules: list[Any] = field(default_factory=list)
+    steps: int = 0
+    applied_lr: float | None = None
+
+    def push_lr(self, lr: float) -> None:
+        """Give the kernels a learning rate: the next backward pass uses it."""
+        if lr != self.applied_lr:
+            for module in self.emb_modules:
+                module.set_learning_rate(lr)
+            self.applied_lr = lr
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Train the replicated tables on their gradients; the sharded ones were trained in the backward pass."""
+        self.steps += 1
+        for weight, state in self.weights.values():
+            if weight.grad is not None:
+                self.optimizer.update(weight, weight.grad, state, lr, self.steps)
+
+
+def group_tables(tables: Sequence[Table], modules: dict[str, nn.Module]) -> list[TableGroup]:
+    """Return one group for each different table optimizer, in the tables' order: the same on every rank and plan."""
+    groups: dict[TableOptimizer, TableGroup] = {}
+    for table in tables:
+        if table.optimizer is None or table.frozen:
+            continue
+        group = groups.setdefault(table.optimizer, TableGroup(table.optimizer))
+        group.tables.append(table.name)
+        module = modules[table.path]
+        if table.replicated:
+            weight = module.get_parameter(table.key.removeprefix(f"{table.path}."))
+            group.weights[table.name] = (weight, table.optimizer.init_state(weight))
+    for module in modules.values():
+        if not isinstance(module, SHARDED_COLLECTIONS):
+            continue
+        for kernel in kernels(module):
+            names = {config.name for config in kernel._config.embedding_tables}
+            for group in groups.values():
+                if names & set(group.tables):
+                    group.emb_modules.append(kernel._emb_module)
+    return list(groups.values())
+
+
+class JoinedOptimizer(Optimizer):
+    """The module's own optimizer, plus one parameter group for each table optimizer.
+
+    A step calls its closure once. The table groups hold no parameters: sharded tables are trained by their kernels in
+    the backward pass, replicated ones here. Their number depends neither on the rank nor on the plan.
+
+    Args:
+        dense: What ``configure_optimizers`` returned; table weights are taken out of it.
+        groups: The table groups.
+        table_weights: Weights of all tables that have a table optimizer or are frozen.
+        follow_schedule: Whether a learning-rate schedule of ``dense`` scales the tables' learning rates as well: by
+            the present learning rate of its first group over the one that the schedule started from (over the peak
+            for ``OneCycleLR``).
+    """
+
+    def __init__(
+        self, dense: Optimizer, groups: list[TableGroup], table_weights: Sequence[Tensor], follow_schedule: bool = True
+    ) -> None:
+        # Optimizer.__init__ wants parameters of its own.
+        self.defaults: dict[str, Any] = dict(dense.defaults)
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+        self.dense = dense
+        self.groups = groups
+        self.follow_schedule = follow_schedule
+        strip(dense, table_weights)
+        self.table_groups: list[dict[str, Any]] = [
+            {"params": [], "name": f"tables/{number}", "lr": group.optimizer.lr, "tables": list(group.tables)}
+            for number, group in enumerate(groups)
+        ]
+        self._first_lr = dense.param_groups[0]["lr"] if dense.param_groups and "lr" in dense.param_groups[0] else None
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The dense optimizer's groups, then one for each table optimizer."""
+        return [*self.dense.param_groups, *self.table_groups]
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The dense optimizer's state; the tables' is kept apart, since it may be sharded."""
+        return self.dense.state
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Call the closure once, then step the dense optimizer and the replicated tables."""
+        rates = self._push_lr()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.dense.step()
+        for group, lr in zip(self.groups, rates, strict=True):
+            group.step(lr)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of dense parameters and replicated tables."""
+        self._push_lr()  # with manual optimization the backward pass comes before `step`
+        self.dense.zero_grad(set_to_none=set_to_none)
+        for group in self.groups:
+            for weight, _ in group.weights.values():
+                if weight.grad is not None:
+                    weight.grad = None if set_to_none else weight.grad.detach().zero_()
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """Return the dense optimizer's state, and of the tables only what is the same on every rank."""
+        return {
+            "dense": self.dense.state_dict(),
+            "tables": [
+                {"lr": group["lr"], "tables": group["tables"], "steps": tables.steps}
+                for group, tables in zip(self.table_groups, self.groups, strict=True)
+            ],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If the tables of the groups differ.
+        """
+        saved, mine = ([group["tables"] for group in groups] for groups in (state_dict["tables"], self.table_groups))
+        if saved != mine:
+            raise ValueError(f"tables must have the optimizers that they were saved with: groups {saved}, now {mine}")
+        self.dense.load_state_dict(state_dict["dense"])
+        for saved_group, group, tables in zip(state_dict["tables"], self.table_groups, self.groups, strict=True):
+            group["lr"] = saved_group["lr"]
+            tables.steps = saved_group["steps"]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the dense optimizer, as a fine-tuning callback does."""
+        self.dense.add_param_group(param_group)
+
+    def __repr__(self) -> str:
+        return f"JoinedOptimizer(dense={self.dense!r}, tables={[group.optimizer for group in self.groups]})"
+
+    def _push_lr(self) -> list[float]:
+        factor = self._schedule()
+        rates = [float(group["lr"]) * factor for group in self.table_groups]
+        for group, lr in zip(self.groups, rates, strict=True):
+            group.push_lr(lr)
+        return rates
+
+    def _schedule(self) -> float:
+        if not self.follow_schedule or self._first_lr is None:
+            return 1.0
+        first = self.dense.param_groups[0]
+        start = first.get("max_lr", first.get("initial_lr", self._first_lr))
+        return float(first["lr"]) / float(start) if start else 1.0
+
+
+def strip(dense: Optimizer, table_weights: Sequence[Tensor]) -> None:
+    """Take table weights out of an optimizer: they are not its to train."""
+    mine = {id(weight) for weight in table_weights}
+    for group in dense.param_groups:
+        group["params"] = [weight for weight in group["params"] if id(weight) not in mine]
+    for weight in [weight for weight in dense.state if id(weight) in mine]:
+        del dense.state[weight]

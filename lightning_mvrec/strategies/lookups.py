@@ -1,0 +1,147 @@
+"""What happens around a lookup: ids are checked where they are sent from, ranks are evened out, repeats refused.
+
+F features, B bags a rank has, M the most bags any rank has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from lightning_mvrec.strategies.tables import Table
+
+
+class LookupGuard:
+    """Forward hooks of one collection.
+
+    * An id outside its table raises here; a kernel would map it to another row and train that.
+    * A row-wise bag collection fails in its backward pass when ranks have different numbers of bags, so the smaller
+      ones are padded with empty bags and the result is cut again. The gradient is exact.
+    * A second lookup in one training step would make a second optimizer update, and is refused.
+
+    Args:
+        path: Path of the collection, for messages.
+        tables: The tables of the collection.
+        pad: Whether ranks must have the same number of bags.
+        once: Whether one training step may look it up only once.
+        check_ids: Whether to look for ids outside a table: one pass over the ids, on CUDA a wait for the device.
+    """
+
+    def __init__(self, path: str, tables: Sequence[Table], pad: bool, once: bool, check_ids: bool = True) -> None:
+        self.path = path
+        self.pad = pad and dist.get_world_size() > 1
+        self.once = once
+        self.check_ids = check_ids
+        self.in_training_step = False
+        self._looked_up = False
+        self._bags: int | None = None
+        #: Feature -> the smallest table that reads it.
+        self.limits: dict[str, Table] = {}
+        for table in tables:
+            for feature in table.config.feature_names:
+                known = self.limits.get(feature)
+                if known is None or table.config.num_embeddings < known.config.num_embeddings:
+                    self.limits[feature] = table
+
+    def attach(self, module: nn.Module) -> None:
+        """Put the hooks on a collection."""
+        module.register_forward_pre_hook(self._before, with_kwargs=True)
+        if self.pad:
+            module.register_forward_hook(self._after)
+
+    def start_step(self) -> None:
+        """Allow the next lookup: a training step begins, or an optimizer has stepped."""
+        self._looked_up = False
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        features = args[0] if args else kwargs.get("features")
+        if self.once and self.in_training_step and torch.is_grad_enabled():
+            if self._looked_up:
+                raise RuntimeError(
+                    f"{self.path}: looked up twice in one training step. Its tables {self._table_names()} would be "
+                    "updated twice, each time with a part of the gradient. Look everything up at once (a "
+                    "KeyedJaggedTensor with one feature for each use, or the distinct ids and positions into them), "
+                    f"or replicate the collection: replicate=[{self.path!r}]"
+                )
+            self._looked_up = True
+        if not isinstance(features, KeyedJaggedTensor):
+            return None
+        fault = self._find_bad_id(features) if self.check_ids else None
+        if not self.pad or features.variable_stride_per_key():
+            if fault:
+                raise ValueError(fault)
+            return None
+        bags = features.stride()
+        # One exchange for both: a rank that raised alone would leave the others waiting.
+        most = torch.tensor([bags, int(fault is not None)], device=features.device())
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        largest, any_fault = most.tolist()
+        if any_fault:
+            raise ValueError(fault or f"{self.path}: another rank has an id outside its table; its message says which")
+        self._bags = bags
+        padded = pad_bags(features, largest)
+        return ((padded, *args[1:]), kwargs) if args else (args, {**kwargs, "features": padded})
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        bags, self._bags = self._bags, None
+        if bags is None:
+            return None
+        pooled = output.wait() if hasattr(output, "wait") else output
+        assert isinstance(pooled, KeyedTensor)
+        if pooled.values().shape[0] == bags:
+            return pooled
+        return KeyedTensor(keys=pooled.keys(), length_per_key=pooled.length_per_key(), values=pooled.values()[:bags])
+
+    def _find_bad_id(self, features: KeyedJaggedTensor) -> str | None:
+        values, keys = features.values(), features.keys()
+        if values.numel() == 0:
+            return None
+        ends = features.offset_per_key()
+        checked, extremes = [], []
+        for number, feature in enumerate(keys):
+            ids = values[ends[number] : ends[number + 1]]
+            if feature in self.limits and ids.numel():
+                checked.append(feature)
+                extremes += torch.aminmax(ids)
+        if not checked:
+            return None
+        found = torch.stack(extremes).tolist()  # one wait for the device
+        for number, feature in enumerate(checked):
+            smallest, largest = found[2 * number], found[2 * number + 1]
+            table = self.limits[feature]
+            if smallest < 0 or largest >= table.config.num_embeddings:
+                return (
+                    f"table {table.name!r}, feature {feature!r}: ids must be in [0, {table.config.num_embeddings}), "
+                    f"got {smallest if smallest < 0 else largest} on rank {dist.get_rank()}"
+                )
+        return None
+
+    def _table_names(self) -> list[str]:
+        return sorted({table.name for table in self.limits.values()})
+
+
+def pad_bags(features: KeyedJaggedTensor, bags: int) -> KeyedJaggedTensor:
+    """Return ``features`` with empty bags at the end of every feature, ``bags`` of them in all.
+
+    Example:
+        >>> kjt = KeyedJaggedTensor(["a", "b"], values=torch.tensor([7, 8]), lengths=torch.tensor([1, 1]))
+        >>> pad_bags(kjt, 3).lengths().tolist()
+        [1, 0, 0, 1, 0, 0]
+    """
+    missing = bags - features.stride()
+    if missing == 0:
+        return features
+    lengths_FB = features.lengths().view(len(features.keys()), features.stride())
+    lengths_FM: Tensor = torch.nn.functional.pad(lengths_FB, (0, missing))
+    return KeyedJaggedTensor(
+        keys=features.keys(),
+        values=features.values(),
+        weights=features.weights_or_none(),
+        lengths=lengths_FM.flatten(),
+        stride=bags,
+    )

@@ -1,0 +1,211 @@
+"""Replace the collections of a module by sharded ones, in place and once, and keep what must be known of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.distributed.types import ShardingEnv
+from torchrec.modules.utils import reset_module_states_post_sharding
+
+from lightning_mvrec.strategies.assign import assign_tables
+from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_table
+from lightning_mvrec.strategies.lookups import LookupGuard
+from lightning_mvrec.strategies.optimizers import TableOptimizer
+from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, PlanReport, make_plan, report, sharders
+from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, find_collections, shards, weights
+
+
+@dataclass
+class ShardedTables:
+    """The tables of a module after sharding.
+
+    Args:
+        tables: All tables, in the module's order.
+        modules: Path -> collection, sharded or replicated.
+        guards: Path -> what watches over its lookups.
+        report: Where they lie.
+        settings: What they were sharded with.
+        announced: Whether the plan was printed.
+    """
+
+    tables: list[Table]
+    modules: dict[str, nn.Module]
+    guards: dict[str, LookupGuard]
+    report: PlanReport
+    settings: tuple[object, ...]
+    announced: bool = False
+    _sharded: list[Table] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sharded = [table for table in self.tables if not table.replicated]
+
+    @property
+    def sharded(self) -> list[Table]:
+        """The sharded ones."""
+        return self._sharded
+
+    def weight(self, table: Table) -> Tensor:
+        """Return a table's weight as the state dict has it: a ShardedTensor if it is sharded."""
+        module = self.modules[table.path]
+        key = table.key.removeprefix(f"{table.path}.")
+        return module.state_dict()[key] if not table.replicated else module.get_parameter(key)
+
+    def trained_weights(self) -> list[Tensor]:
+        """Return the parameters that no dense optimizer may hold."""
+        found = []
+        for table in self.tables:
+            if table.optimizer is not None or not table.replicated:
+                found.append(self.modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}.")))
+        return found
+
+    def local_rows(self, name: str) -> tuple[int, Tensor]:
+        """Return the number of the first row that is this rank's, and its rows."""
+        by_name = {table.name: table for table in self.tables}
+        if name not in by_name:
+            raise ValueError(f"local_rows: no table {name!r}, the module has {sorted(by_name)}")
+        table = by_name[name]
+        rows = table.config.num_embeddings
+        if table.replicated:
+            rank, size = dist.get_rank(), dist.get_world_size()
+            first, end = rows * rank // size, rows * (rank + 1) // size
+            return first, self.weight(table).detach()[first:end]
+        kind = next(line.sharding for line in self.report.tables if line.table == name)
+        if kind in COLUMN_SHARDING:
+            raise ValueError(f"local_rows: table {name!r} is sharded {kind}, no rank has whole rows; use row_wise")
+        parts = shards(self.weight(table))
+        if not parts:
+            return 0, torch.empty(0, table.config.embedding_dim)
+        return parts[0].first_row, parts[0].tensor.detach()
+
+    @contextmanager
+    def training_step(self) -> Iterator[None]:
+        """Watch for a second lookup until the context ends."""
+        self.start_step()
+        for guard in self.guards.values():
+            guard.in_training_step = True
+        try:
+            yield
+        finally:
+            for guard in self.guards.values():
+                guard.in_training_step = False
+
+    def start_step(self) -> None:
+        """Allow the next lookup."""
+        for guard in self.guards.values():
+            guard.start_step()
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, ShardedTables] = weakref.WeakKeyDictionary()
+
+
+def sharded_tables(module: nn.Module) -> ShardedTables | None:
+    """Return what :func:`shard_tables` made of a module, if it has seen it."""
+    return _known.get(module)
+
+
+def shard_tables(
+    module: nn.Module,
+    device: torch.device,
+    ranks_per_node: int,
+    table_optimizer: TableOptimizer | Mapping[str, TableOptimizer] | None = None,
+    sharding: Mapping[str, str] | None = None,
+    replicate: str | Sequence[str] = (),
+    replicate_below: int = 0,
+    check_ids: bool = True,
+) -> ShardedTables:
+    """Shard every collection of ``module`` that is not to be replicated. A second call returns the first one's result.
+
+    Raises:
+        ValueError: If the module was sharded with other settings, and for all that :mod:`assign` and :mod:`planning`
+            refuse.
+    """
+    sharding = sharding or {}
+    settings = (table_optimizer, dict(sharding), replicate, replicate_below)
+    if (known := _known.get(module)) is not None:
+        _refuse_other_settings(known, settings)
+        return known
+    collections = find_collections(module)
+    tables = assign_tables(module, collections, table_optimizer, replicate, replicate_below, device.type)
+    plain = {table.path for table in tables if table.replicated}
+    to_shard = {path: collection for path, collection in collections.items() if path not in plain}
+    for table in tables:
+        if not table.replicated:
+            assert table.optimizer is not None
+            weight = weights(collections[table.path])[table.name].weight
+            # What TorchRec's own helper notes, without its throw-away optimizer over the whole table.
+            weight._optimizer_classes = [_torch_class(table.optimizer)]
+            weight._optimizer_kwargs = [table.optimizer.fused_kwargs()]
+
+    plan = make_plan(to_shard, tables, sharding, device, ranks_per_node) if to_shard else None
+    seed = common_seed(device)
+    modules: dict[str, nn.Module] = {}
+    env = ShardingEnv.from_process_group(dist.group.WORLD)
+    sharder_of = {sharder.module_type: sharder for sharder in sharders()}
+    for path, collection in collections.items():
+        mine = [table for table in tables if table.path == path]
+        if path in to_shard:
+            with torch.random.fork_rng(devices=[]):  # TorchRec draws first values, as many as this rank has rows
+                sharded = sharder_of[type(collection)].shard(collection, plan.plan[path], env, device, path)
+            parent, _, name = path.rpartition(".")
+            module.get_submodule(parent).register_module(name, sharded)
+            modules[path] = sharded
+        else:
+            modules[path] = collection
+        _first_values(mine, collection, modules[path], seed, device)
+    reset_module_states_post_sharding(module)
+    module._ddp_params_and_buffers_to_ignore = [
+        name
+        for name, _ in [*module.named_parameters(), *module.named_buffers()]
+        if any(name.startswith(f"{path}.") for path in to_shard)
+    ]
+    made = ShardedTables(tables, modules, {}, report(tables, plan, device), settings)
+    for path in collections:
+        mine = [table for table in tables if table.path == path]
+        kinds = {line.sharding for line in made.report.tables if line.collection == path}
+        pad = any(kind in ROW_SHARDING for kind in kinds) and hasattr(mine[0].config, "pooling")
+        made.guards[path] = LookupGuard(path, mine, pad=pad, once=path in to_shard, check_ids=check_ids)
+        made.guards[path].attach(modules[path])
+    _known[module] = made
+    return made
+
+
+def _first_values(tables: list[Table], old: nn.Module, new: nn.Module, seed: int, device: torch.device) -> None:
+    if isinstance(new, SHARDED_COLLECTIONS):
+        state = new.state_dict()
+        for table in tables:
+            target = state[table.key.removeprefix(f"{table.path}.")]
+            weight = weights(old)[table.name].weight
+            if weight.is_meta:
+                draw_table(target, table.config, seed)
+            else:
+                keep_table(target, weight.detach(), device)
+        return
+    for table in tables:
+        owner = weights(new)[table.name]
+        if owner.weight.is_meta:
+            trainable = owner.weight.requires_grad
+            owner.weight = nn.Parameter(torch.empty_like(owner.weight, device=device), requires_grad=trainable)
+            draw_table(owner.weight, table.config, seed)
+
+
+def _torch_class(optimizer: TableOptimizer) -> type[torch.optim.Optimizer]:
+    import torchrec.optim as optim
+
+    return {"SGD": torch.optim.SGD, "Adagrad": torch.optim.Adagrad, "RowWiseAdagrad": optim.RowWiseAdagrad}.get(
+        type(optimizer).__name__, torch.optim.Adam
+    )
+
+
+def _refuse_other_settings(known: ShardedTables, settings: tuple[object, ...]) -> None:
+    if known.settings != settings:
+        raise ValueError(
+            "this module's tables are sharded already, with (table_optimizer, sharding, replicate, replicate_below) = "
+            f"{known.settings}; a strategy with {settings} cannot take it over. Make a new module, or take "
+            "plain_module(trainer) and train that"
+        )

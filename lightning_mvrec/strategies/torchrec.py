@@ -1,0 +1,178 @@
+"""TorchRec's sharded tables under Lightning's Trainer: collections are sharded in place, DDP does the dense rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch.distributed as dist
+from lightning.fabric.utilities.init import _materialize_meta_tensors
+from lightning.fabric.utilities.optimizer import _optimizers_to_device
+from lightning.pytorch.overrides.distributed import _sync_module_states
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
+from lightning_mvrec.strategies.optimizers import TableOptimizer
+from lightning_mvrec.strategies.planning import PlanReport
+from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
+
+
+class TorchRecStrategy(DDPStrategy):
+    """Shard every TorchRec collection of a LightningModule and train the rest with DDP.
+
+    Args:
+        table_optimizer: How tables are trained: one for all, or by table name. None: the module's
+            ``configure_table_optimizers()``, or what ``apply_optimizer_in_backward`` has said.
+        sharding: Table name -> ``row_wise``, ``table_wise``, ``column_wise``, ...; others as TorchRec's planner likes.
+        replicate: Collections (their paths in the module) or tables to keep whole on every rank, or ``"all"``.
+        replicate_below: A collection is kept whole if every table of it has fewer rows than this.
+        schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
+        check_ids: Whether to raise for ids outside a table: one pass over the ids of each lookup.
+        ddp: Arguments of ``DDPStrategy``, such as ``find_unused_parameters``.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_mvrec.strategies import RowWiseAdagrad, TorchRecStrategy
+        >>> strategy = TorchRecStrategy(table_optimizer=RowWiseAdagrad(lr=0.05), sharding={"item": "row_wise"})
+        >>> trainer = Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False)
+    """
+
+    def __init__(
+        self,
+        table_optimizer: TableOptimizer | dict[str, TableOptimizer] | None = None,
+        sharding: dict[str, str] | None = None,
+        replicate: str | Sequence[str] = (),
+        replicate_below: int = 0,
+        schedule_tables: bool = True,
+        check_ids: bool = True,
+        **ddp: Any,
+    ) -> None:
+        super().__init__(**ddp)
+        self._table_optimizer = table_optimizer
+        self._sharding: Mapping[str, str] = dict(sharding or {})
+        self._replicate = replicate
+        self._replicate_below = replicate_below
+        self._schedule_tables = schedule_tables
+        self._check_ids = check_ids
+        self._tables: ShardedTables | None = None
+
+    @property
+    def plan_report(self) -> PlanReport | None:
+        """Where every table lies; None before the first stage was set up."""
+        return self._tables.report if self._tables else None
+
+    def local_rows(self, table: str) -> tuple[int, Tensor]:
+        """Return the rows of a table that are this rank's to work on, and the number of the first.
+
+        Over all ranks every row comes once: a replicated table is divided evenly.
+
+        Args:
+            table: Name of the table.
+
+        Shape:
+            - output: ``(rows, D)``, a view of the weights without gradient; ``(0, D)`` on a rank that has none.
+
+        Raises:
+            ValueError: If no such table is known, or its rows are cut into columns.
+        """
+        if self._tables is None:
+            raise ValueError("local_rows: tables are known once a stage of the Trainer has been set up")
+        return self._tables.local_rows(table)
+
+    def _configure_launcher(self) -> None:
+        # One device needs no launcher, which also makes it work in a notebook.
+        if self.num_processes * self.num_nodes > 1:
+            super()._configure_launcher()
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Shard the tables (once), then set up DDP and the optimizers."""
+        assert self.accelerator is not None
+        assert self.model is not None
+        assert self.lightning_module is not None
+        self.accelerator.setup(trainer)
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting and self._layer_sync:
+            self.model = self._layer_sync.apply(self.model)
+        self.model = self.precision_plugin.convert_module(self.model)
+        for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+            loop.inference_mode = False  # a table on CPU raises under torch.inference_mode
+        self._setup_tables(trainer)
+        _materialize_meta_tensors(self.model, self.root_device)
+        self.model_to_device()
+        if fitting:
+            self.configure_ddp()
+            self.setup_optimizers(trainer)
+        else:
+            _sync_module_states(self.model)
+        self.setup_precision_plugin()
+        if fitting:
+            _optimizers_to_device(self.optimizers, self.root_device)
+
+    def _setup_tables(self, trainer: pl.Trainer) -> None:
+        module = self.lightning_module
+        assert module is not None
+        self._tables = shard_tables(
+            module,
+            device=self.root_device,
+            ranks_per_node=self.num_processes,
+            table_optimizer=self._table_optimizer,
+            sharding=self._sharding,
+            replicate=self._replicate,
+            replicate_below=self._replicate_below,
+            check_ids=self._check_ids,
+        )
+        if self._tables.announced:
+            return
+        self._tables.announced = True
+        rank_zero_info(str(self._tables.report))
+        folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
+        if self.is_global_zero and not trainer.fast_dev_run:
+            self._tables.report.save(Path(folder) / "plan.json")
+
+    def configure_ddp(self) -> None:
+        """Wrap the module in DDP where ranks have something dense to average."""
+        module = self.lightning_module
+        assert module is not None
+        assert self._tables is not None
+        ignored = set(module._ddp_params_and_buffers_to_ignore)
+        dense = any(weight.requires_grad for name, weight in module.named_parameters() if name not in ignored)
+        if dist.get_world_size() > 1 and dense:
+            super().configure_ddp()
+        else:
+            _sync_module_states(module)
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        return super()._setup_model(model)
+
+    def setup_optimizers(self, trainer: pl.Trainer) -> None:
+        """Join what ``configure_optimizers`` returns with the tables' optimizers."""
+        super().setup_optimizers(trainer)
+        assert self._tables is not None
+        groups = group_tables(self._tables.tables, self._tables.modules)
+        if not groups:
+            return
+        weights = self._tables.trained_weights()
+        first, *others = self.optimizers
+        for other in others:
+            strip(other, weights)
+        self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables), *others]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module's ``training_step`` under the guards of the tables."""
+        assert self._tables is not None
+        with self._tables.training_step():
+            return super().training_step(*args, **kwargs)
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
+        """Step, and allow the tables to be looked up again."""
+        output = super().optimizer_step(optimizer, closure, model, **kwargs)
+        assert self._tables is not None
+        self._tables.start_step()
+        return output
