@@ -88,10 +88,10 @@ class Collator:
                 drawn = drawn[:, :num_targets]
             rows.append(drawn.ravel())
         items, positions = self._distinct(rows)
-        for position, batch in zip(positions, views.values(), strict=False):
-            batch.position_E = torch.from_numpy(position)
+        for position, read in zip(positions, views.values(), strict=False):
+            read.position_E = torch.from_numpy(position)
 
-        return MultiViewBatch(
+        batch = MultiViewBatch(
             items=items,
             users=self._users(user_B),
             views=views,
@@ -102,9 +102,10 @@ class Collator:
             asof_BKV=torch.from_numpy(asof_BKV),
             total_weight=total_weight,
             example_B=torch.from_numpy(number_B.astype(np.int64)),
-            **self._negatives(drawn, positions, target_row, mask_BK),
-            **self._seen(examples, first_B, count_B, user_B),
         )
+        self._add_negatives(batch, drawn, positions, target_row, mask_BK)
+        self._add_seen(batch, examples, first_B, count_B, user_B)
+        return batch
 
     def item_features(self, rows: np.ndarray) -> KeyedJaggedTensor:
         """Return the ``items`` KJT of item rows."""
@@ -146,26 +147,28 @@ class Collator:
             distinct = np.zeros(1, dtype=np.int64)  # a rank without any event still looks one row up
         return self.item_features(distinct), positions
 
-    def _negatives(
-        self, drawn: np.ndarray | None, positions: list[np.ndarray], target_row: np.ndarray, mask_BK: np.ndarray
-    ) -> dict[str, torch.Tensor | bool]:
+    def _add_negatives(
+        self,
+        batch: MultiViewBatch,
+        drawn: np.ndarray | None,
+        positions: list[np.ndarray],
+        target_row: np.ndarray,
+        mask_BK: np.ndarray,
+    ) -> None:
         if self.negatives is None:
-            return {}
-        if self.negatives.catalogue:
-            return {"catalogue": True}
-        assert drawn is not None
-        return {
-            "negative": torch.from_numpy(positions[-1].reshape(drawn.shape)),
-            "log_q_negative": torch.from_numpy(self.negatives.log_q(drawn)),
-            "log_q_BK": _spread(self.negatives.log_q(target_row), mask_BK, np.float32),
-        }
+            return
+        batch.catalogue = self.negatives.catalogue
+        if drawn is not None:
+            batch.negative = torch.from_numpy(positions[-1].reshape(drawn.shape))
+            batch.log_q_negative = torch.from_numpy(self.negatives.log_q(drawn))
+            batch.log_q_BK = _spread(self.negatives.log_q(target_row), mask_BK, np.float32)
 
-    def _seen(
-        self, examples: Examples, first_B: np.ndarray, count_B: np.ndarray, user_B: np.ndarray
-    ) -> dict[str, torch.Tensor]:
-        """Return the rows to leave out: items of the user's whole earlier history, the target itself never."""
+    def _add_seen(
+        self, batch: MultiViewBatch, examples: Examples, first_B: np.ndarray, count_B: np.ndarray, user_B: np.ndarray
+    ) -> None:
+        """Add the rows to leave out: items of the user's whole earlier history, the target itself never."""
         if not self.filter_seen:
-            return {}
+            return
         keys = []
         for name in self.filter_seen:
             number = self.schema.view_names.index(name)
@@ -176,8 +179,8 @@ class Collator:
         owner, row = np.divmod(np.unique(np.concatenate(keys)), self.schema.num_items)
         target_B = np.where(count_B > 0, examples.targets.item[first_B], 0)
         keep = (row > 0) & (row != target_B[owner])
-        lengths_B = np.bincount(owner[keep], minlength=len(user_B)).astype(np.int64)
-        return {"seen_row": torch.from_numpy(row[keep]), "seen_lengths_B": torch.from_numpy(lengths_B)}
+        batch.seen_row = torch.from_numpy(row[keep])
+        batch.seen_lengths_B = torch.from_numpy(np.bincount(owner[keep], minlength=len(user_B)).astype(np.int64))
 
 
 def _append(
@@ -205,7 +208,7 @@ def _kjt(keys: list[str], values: list[np.ndarray], lengths: list[np.ndarray]) -
 
 
 def _spread(values: np.ndarray, mask_BK: np.ndarray, dtype: type) -> torch.Tensor:
-    out_BK = np.zeros(mask_BK.shape, dtype=dtype)
+    out_BK: np.ndarray = np.zeros(mask_BK.shape, dtype=dtype)
     out_BK[mask_BK] = values
     return torch.from_numpy(out_BK)
 

@@ -154,9 +154,8 @@ class EventsDataModule(LightningDataModule):
 
     def _read_schema(self, store: Store) -> Schema:
         views = store.schema.views
-        lengths = (
-            self.max_len if isinstance(self.max_len, dict) else dict.fromkeys(store.schema.view_names, self.max_len)
-        )
+        names = store.schema.view_names
+        lengths = self.max_len if isinstance(self.max_len, dict) else dict.fromkeys(names, self.max_len)
         unknown = set(lengths) - set(names)
         if unknown:
             raise ValueError(f"max_len must name views {names}, got {sorted(unknown)}")
