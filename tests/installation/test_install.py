@@ -1,0 +1,88 @@
+"""What the set-up would run, without running it."""
+
+import json
+import subprocess
+
+import pytest
+
+from lightning_mvrec.installation import install as module
+from lightning_mvrec.installation.install import STAMP, install, install_into_venv, setup_key
+from lightning_mvrec.installation.trio import Found
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Record the commands; they all succeed unless told otherwise."""
+    recorded = []
+    monkeypatch.setattr(subprocess, "call", lambda command: recorded.append(command) or 0)
+    monkeypatch.setattr(module, "inspect", lambda: Found(python="py"))
+    return recorded
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    return tmp_path
+
+
+def test_the_checkout_goes_in_without_its_dependencies_and_then_what_is_left_of_them(calls, project):
+    install("cpu", None, str(project), ["test"], dry=False)
+    assert calls[:3] == [
+        ["py", "-m", "pip", "install", "torch==2.13.0"],
+        ["py", "-m", "pip", "install", "--no-deps", "--force-reinstall", "fbgemm-gpu-cpu==1.8.0"],
+        ["py", "-m", "pip", "install", "--no-deps", "torchrec==1.8.0"],
+    ]
+    assert calls[3] == ["py", "-m", "pip", "install", "--no-deps", "--editable", str(project)]
+    assert calls[4][:5] == ["py", "-m", "pip", "install", "torch==2.13.0"]
+    assert calls[4][-2:] == ["--group", f"{project / 'pyproject.toml'}:test"]
+    assert not [word for word in calls[4] if word.startswith(("fbgemm", "torchrec"))]
+
+
+def test_a_dry_run_runs_nothing(calls, project, capsys):
+    install("cuda", "2.14", "", [], dry=True)
+    assert calls == []
+    assert "py -m pip install torch===2.14.1" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_stops_the_rest_and_is_named(calls, monkeypatch):
+    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 1)
+    with pytest.raises(SystemExit, match="failed, see above: py -m pip install torch"):
+        install("cpu", None, "", [], dry=False)
+    assert len(calls) == 1
+
+
+def test_a_second_set_up_installs_nothing_until_something_changes(calls, project):
+    venv = project / ".venv"
+    venv.mkdir()
+    assert install_into_venv(venv, "cpu", None, str(project), ["test"]) == 0
+    first = len(calls)
+    assert first > 0
+    assert install_into_venv(venv, "cpu", None, str(project), ["test"]) == 0
+    assert install_into_venv(venv, "cpu", None, str(project), []) == 0
+    assert len(calls) == first
+    (project / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    install_into_venv(venv, "cpu", None, str(project), ["test"])
+    assert len(calls) > first
+
+
+def test_another_group_is_added_to_those_that_are_in(calls, project):
+    venv = project / ".venv"
+    venv.mkdir()
+    install_into_venv(venv, "cpu", None, str(project), ["test"])
+    install_into_venv(venv, "cpu", None, str(project), ["lint"])
+    assert json.loads((venv / STAMP).read_text())["groups"] == ["lint", "test"]
+    assert calls[-1][-4:] == ["--group", "lint", "--group", "test"]
+
+
+def test_a_set_up_that_failed_is_tried_again(calls, project, monkeypatch):
+    venv = project / ".venv"
+    venv.mkdir()
+    monkeypatch.setattr(subprocess, "call", lambda command: int("--install" in command))
+    assert install_into_venv(venv, "cpu", None, str(project), []) == 1
+    assert not (venv / STAMP).exists()
+
+
+def test_the_key_depends_on_device_trio_and_project(project):
+    keys = {setup_key(str(project), "cpu", ""), setup_key(str(project), "cuda", ""), setup_key("", "cpu", "")}
+    keys.add(setup_key(str(project), "cpu", "2.14"))
+    assert len(keys) == 4
