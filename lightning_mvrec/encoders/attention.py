@@ -65,7 +65,10 @@ class AttentionEncoder(SequenceEncoder):
         self.scale = math.sqrt(embedding_dim)
         self.position = nn.Parameter(torch.empty(max_len, embedding_dim))
         self.blocks = nn.ModuleList(
-            _Block(embedding_dim, heads, hidden_dim or embedding_dim, dropout, attention_dropout) for _ in range(layers)
+            _Block(
+                embedding_dim, heads, embedding_dim if hidden_dim is None else hidden_dim, dropout, attention_dropout
+            )
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(embedding_dim)
         self.dropout = Dropout(dropout)
