@@ -33,7 +33,9 @@ class CleanView:
     missing: dict[str, int] = field(default_factory=dict)
 
 
-def clean_view(name: str, frame: pd.DataFrame, alone: bool = True, deduplicate: bool = True) -> CleanView:
+def clean_view(
+    name: str, frame: pd.DataFrame, alone: bool = True, deduplicate: bool = True, origin: str | None = None
+) -> CleanView:
     """Check one view and bring it into arrays.
 
     Args:
@@ -41,6 +43,7 @@ def clean_view(name: str, frame: pd.DataFrame, alone: bool = True, deduplicate: 
         frame: Columns ``user``, ``item``, ``time`` and event fields.
         alone: Whether it is the only view: only then may ``time`` be absent.
         deduplicate: Whether events equal in user, item and time are kept once (the first row).
+        origin: File it was read from, for messages.
 
     Raises:
         ValueError: If a column is missing, the view is empty, an id is missing or of the wrong type, or a time cannot
@@ -52,16 +55,16 @@ def clean_view(name: str, frame: pd.DataFrame, alone: bool = True, deduplicate: 
         >>> view.time.tolist(), view.removed
         ([1577836800], 1)
     """
+    where = f"view {name!r}" + (f" ({origin})" if origin else "")
     needed = ["user", "item"] if alone else list(RESERVED)
     absent = [column for column in needed if column not in frame.columns]
     if absent:
         raise ValueError(
-            f"view {name!r} must have columns {', '.join(needed)}: {', '.join(absent)} is missing, "
+            f"{where} must have columns {', '.join(needed)}: {', '.join(absent)} is missing, "
             f"it has {', '.join(map(str, frame.columns))}"
         )
     if not len(frame):
-        raise ValueError(f"view {name!r} must have at least one event, got an empty frame")
-    where = f"view {name!r}"
+        raise ValueError(f"{where} must have at least one event, got an empty frame")
     user, item = clean_ids(where, "user", frame["user"]), clean_ids(where, "item", frame["item"])
     if "time" in frame.columns:
         time = clean_times(where, "time", frame["time"])
@@ -118,7 +121,7 @@ def clean_ids(where: str, column: str, values: pd.Series) -> np.ndarray:
     """
     missing = values.isna().to_numpy()
     if missing.any():
-        row = int(np.flatnonzero(missing)[0])
+        row = values.index[np.flatnonzero(missing)[0]]
         raise ValueError(f"{where}, row {row}, column {column!r}: an id must not be missing ({missing.sum()} are)")
     if pd.api.types.is_bool_dtype(values):
         raise ValueError(f"{where}, column {column!r}: ids must be integers or strings, got booleans")
@@ -128,7 +131,8 @@ def clean_ids(where: str, column: str, values: pd.Series) -> np.ndarray:
         fraction = (values % 1 != 0).to_numpy()
         row = int(np.flatnonzero(fraction)[0]) if fraction.any() else 0
         raise ValueError(
-            f"{where}, row {row}, column {column!r}: ids must be integers or strings, got {values.iloc[row]!r} "
+            f"{where}, row {values.index[row]}, column {column!r}: ids must be integers or strings, got "
+            f"{values.iloc[row]!r} "
             f"of type {values.dtype}"
         )
     if isinstance(values.dtype, pd.CategoricalDtype):
@@ -142,8 +146,9 @@ def clean_ids(where: str, column: str, values: pd.Series) -> np.ndarray:
     first = type(array[0])
     row = next((number for number, value in enumerate(array) if type(value) is not first), 0)
     raise ValueError(
-        f"{where}, row {row}, column {column!r}: ids must be all integers or all strings, got {array[row]!r} "
-        f"of type {type(array[row]).__name__}" + (f" after {first.__name__}" if type(array[row]) is not first else "")
+        f"{where}, row {values.index[row]}, column {column!r}: ids must be all integers or all strings, got "
+        f"{array[row]!r} of type {type(array[row]).__name__}"
+        + (f" after {first.__name__}" if type(array[row]) is not first else "")
     )
 
 
@@ -157,7 +162,7 @@ def clean_times(where: str, column: str, values: pd.Series) -> np.ndarray:
     def refuse(bad: np.ndarray) -> ValueError:
         row = int(np.flatnonzero(bad)[0])
         return ValueError(
-            f"{where}, row {row}, column {column!r}: cannot read {values.iloc[row]!r} as a time "
+            f"{where}, row {values.index[row]}, column {column!r}: cannot read {values.iloc[row]!r} as a time "
             f"(seconds since the epoch or a date); {int(bad.sum())} of {len(values)} cannot be read"
         )
 

@@ -150,6 +150,8 @@ class BatchLoader:
         pin_memory: Whether batches are put into page-locked memory.
     """
 
+    batch_sampler = None  # Lightning asks for it where it finds a ``sampler``
+
     def __init__(self, dataset: BatchDataset, num_workers: int = 0, pin_memory: bool = False) -> None:
         self.dataset = dataset
         self.sampler = EpochSampler(len(dataset))

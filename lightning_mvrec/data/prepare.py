@@ -130,7 +130,10 @@ def _write(settings: Settings, root: str | None, writer: StoreWriter, bar: Any) 
     names = list(raw.views)
     _check(settings, raw, names)
     bar.set_postfix_str("cleaning")
-    clean = {n: clean_view(n, f, alone=len(names) == 1, deduplicate=settings.deduplicate) for n, f in raw.views.items()}
+    clean = {
+        name: clean_view(name, frame, len(names) == 1, settings.deduplicate, raw.origin.get(name))
+        for name, frame in raw.views.items()
+    }
     bar.update()
     bar.set_postfix_str("ordering")
     users, items = _numbers(raw, clean, "user"), _numbers(raw, clean, "item")

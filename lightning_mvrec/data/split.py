@@ -59,10 +59,11 @@ def gather_candidates(histories: list[History], eligible: dict[int, np.ndarray])
                 history.index[keep],
             )
         )
-    user, item, time, view, index = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((index, view, time, user))
-    user, item, time, view, index = user[order], item[order], time[order], view[order], index[order]
-    return Candidates(user, item, time, view, index, count_asof(histories, user, time, view, index))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    user, item, time, number, index = columns
+    order = np.lexsort((index, number, time, user))
+    user, item, time, number, index = (column[order] for column in columns)
+    return Candidates(user, item, time, number, index, count_asof(histories, user, time, number, index))
 
 
 @dataclass

@@ -22,6 +22,8 @@ class RawData:
         held_out: Columns ``user``, ``item`` and optionally ``view``: test pairs for :class:`~.split.GivenPairs`.
         text: Columns of ``items`` kept as text (titles) instead of becoming a field.
         has_times: Whether ``time`` is a real time in seconds rather than a number of the event.
+        origin: By name of the view, the file it was read from: messages name it. Rows are named by the frame's index,
+            so a source keeps that of the file (0 is the first row after a header line).
     """
 
     views: dict[str, pd.DataFrame]
@@ -29,7 +31,8 @@ class RawData:
     users: pd.DataFrame | None = None
     held_out: pd.DataFrame | None = None
     text: tuple[str, ...] = ()
-    has_times: bool = field(default=True)
+    has_times: bool = True
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 class Source:
@@ -51,18 +54,24 @@ class Source:
         """Read the events."""
         raise TypeError(f"{type(self).__name__} must define load(root)")
 
-    def find(self, root: str | None, name: str, required: bool = True) -> Path | None:
-        """Return the path of one file, in ``root`` or in ``root/<folder>``.
-
-        Raises:
-            ValueError: If ``root`` is None or a required file is in neither place; says what to download.
-        """
+    def find_optional(self, root: str | None, name: str) -> Path | None:
+        """Return the path of one file, in ``root`` or in ``root/<folder>``, or None."""
         if root is None:
             raise ValueError(f"root must be the folder that holds {name}, got None (--data.root). {self.download}")
         for place in (Path(root), Path(root) / self.folder):
             if (place / name).is_file():
                 return place / name
-        if not required:
-            return None
+        return None
+
+    def find(self, root: str | None, name: str) -> Path:
+        """Return the path of one file, in ``root`` or in ``root/<folder>``.
+
+        Raises:
+            ValueError: If ``root`` is None or the file is in neither place; says what to download.
+        """
+        found = self.find_optional(root, name)
+        if found is not None:
+            return found
+        assert root is not None
         looked = " or ".join(os.fspath(p) for p in dict.fromkeys((Path(root) / name, Path(root) / self.folder / name)))
         raise ValueError(f"root must hold {name}: not found as {looked}. {self.download}")
