@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.optim import Optimizer
 from torchrec.optim.fused import FusedOptimizerModule
 
-from lightning_mvrec.strategies.optimizers import TableOptimizer
-from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table
+from lightning_mvrec.strategies.optimizers import Adam, TableOptimizer
+from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, shards
 
 
 def kernels(collection: nn.Module) -> Iterator[Any]:
@@ -32,22 +33,51 @@ class TableGroup:
         optimizer: What trains them.
         tables: Names of the tables.
         weights: Weight and state of each replicated one, by name.
-        emb_modules: This rank's fused kernels for the sharded ones.
+        kernels: This rank's fused kernels for the sharded ones.
+        steps: Optimizer steps done.
     """
 
     optimizer: TableOptimizer
     tables: list[str] = field(default_factory=list)
     weights: dict[str, tuple[nn.Parameter, dict[str, Tensor]]] = field(default_factory=dict)
-    emb_modules: list[Any] = field(default_factory=list)
+    kernels: list[Any] = field(default_factory=list)
     steps: int = 0
     applied_lr: float | None = None
 
-    def push_lr(self, lr: float) -> None:
-        """Give the kernels a learning rate: the next backward pass uses it."""
-        if lr != self.applied_lr:
-            for module in self.emb_modules:
-                module.set_learning_rate(lr)
-            self.applied_lr = lr
+    def push(self, lr: float) -> None:
+        """Tell the kernels what the next backward pass needs: learning rate and, for Adam, the number of steps done.
+
+        A kernel's own count also counts the lookups of a validation, which would change Adam's bias correction.
+        """
+        for kernel in self.kernels:
+            if lr != self.applied_lr:
+                kernel._emb_module.set_learning_rate(lr)
+            if isinstance(self.optimizer, Adam):
+                kernel._emb_module.iter.fill_(self.steps)
+                kernel._emb_module.iter_cpu.fill_(self.steps)
+        self.applied_lr = lr
+
+    def state(self) -> dict[str, Tensor | ShardedTensor]:
+        """Return ``<table>/<state>`` -> state, under the same names whether a table is sharded or replicated.
+
+        A rank that holds no rows of a sharded table has no entry for it.
+        """
+        found: dict[str, Tensor | ShardedTensor] = {
+            f"{table}/{name}": value for table, (_, state) in self.weights.items() for name, value in state.items()
+        }
+        for kernel in self.kernels:
+            for states in kernel.fused_optimizer.state.values():
+                # TorchRec calls the first state of every optimizer `momentum1`; SGD has one that holds nothing.
+                for name, (key, value) in zip(self.optimizer.states, states.items(), strict=False):
+                    found[f"{key.rpartition('.')[0]}/{name}"] = value
+        return found
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Forget all state, as a new fit does with the dense optimizer's."""
+        for value in self.state().values():
+            for shard in shards(value):
+                shard.tensor.zero_()
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -77,7 +107,9 @@ def group_tables(tables: Sequence[Table], modules: dict[str, nn.Module]) -> list
             names = {config.name for config in kernel._config.embedding_tables}
             for group in groups.values():
                 if names & set(group.tables):
-                    group.emb_modules.append(kernel._emb_module)
+                    group.kernels.append(kernel)
+    for group in groups.values():
+        group.reset()
     return list(groups.values())
 
 
@@ -125,7 +157,7 @@ class JoinedOptimizer(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Call the closure once, then step the dense optimizer and the replicated tables."""
-        rates = self._push_lr()
+        rates = self._push()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -137,12 +169,16 @@ class JoinedOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of dense parameters and replicated tables."""
-        self._push_lr()  # with manual optimization the backward pass comes before `step`
+        self._push()  # with manual optimization the backward pass comes before `step`
         self.dense.zero_grad(set_to_none=set_to_none)
         for group in self.groups:
             for weight, _ in group.weights.values():
                 if weight.grad is not None:
                     weight.grad = None if set_to_none else weight.grad.detach().zero_()
+
+    def table_state(self) -> dict[str, Tensor | ShardedTensor]:
+        """Return ``<table>/<state>`` -> this rank's part of the tables' state."""
+        return {key: value for group in self.groups for key, value in group.state().items()}
 
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Return the dense optimizer's state, and of the tables only what is the same on every rank."""
@@ -175,11 +211,11 @@ class JoinedOptimizer(Optimizer):
     def __repr__(self) -> str:
         return f"JoinedOptimizer(dense={self.dense!r}, tables={[group.optimizer for group in self.groups]})"
 
-    def _push_lr(self) -> list[float]:
+    def _push(self) -> list[float]:
         factor = self._schedule()
         rates = [float(group["lr"]) * factor for group in self.table_groups]
         for group, lr in zip(self.groups, rates, strict=True):
-            group.push_lr(lr)
+            group.push(lr)
         return rates
 
     def _schedule(self) -> float:

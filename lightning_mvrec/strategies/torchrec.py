@@ -13,11 +13,12 @@ from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import PlanReport
@@ -62,6 +63,7 @@ class TorchRecStrategy(DDPStrategy):
         self._schedule_tables = schedule_tables
         self._check_ids = check_ids
         self._tables: ShardedTables | None = None
+        self._random: list[Any] | None = None
 
     @property
     def plan_report(self) -> PlanReport | None:
@@ -163,6 +165,59 @@ class TorchRecStrategy(DDPStrategy):
         for other in others:
             strip(other, weights)
         self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables), *others]
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Weights are read into the shards, so these come first."""
+        return True
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint directory."""
+        if storage_options is not None:
+            raise ValueError(f"save_checkpoint: storage_options must be None, got {storage_options!r}")
+        state = self._joined.table_state() if "optimizer_states" in checkpoint and self._joined else {}
+        files.write(filepath, checkpoint, state)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint directory into the module's shards, and for a fit into the tables' optimizers."""
+        module = self.lightning_module
+        assert module is not None
+        self._random = None
+        if not files.is_checkpoint(checkpoint_path):
+            return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
+        meta = files.read_meta(checkpoint_path)
+        checkpoint = meta["checkpoint"]
+        state_dict = module.state_dict()
+        weights = {key: value for key, value in state_dict.items() if key not in checkpoint["state_dict"]}
+        fitting = module.trainer.state.fn == TrainerFn.FITTING and "optimizer_states" in checkpoint
+        state = self._joined.table_state() if fitting and self._joined else None
+        files.read_weights(checkpoint_path, weights, state, strict=module.strict_loading)
+        checkpoint["state_dict"] = {**state_dict, **checkpoint["state_dict"]}
+        self._random = meta["random"]
+        return checkpoint
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load the optimizers' state and go on with the random numbers of this rank."""
+        super().load_optimizer_state_dict(checkpoint)
+        if self._random is None:
+            return
+        if len(self._random) == dist.get_world_size():
+            files.set_random_state(self._random[dist.get_rank()])
+        else:
+            rank_zero_warn(
+                f"the checkpoint was written by {len(self._random)} ranks, this run has {dist.get_world_size()}: "
+                "random numbers (dropout, sampling) go on from this run's seed"
+            )
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Remove a checkpoint directory."""
+        if self.is_global_zero:
+            files.remove(filepath)
+
+    @property
+    def _joined(self) -> JoinedOptimizer | None:
+        first = self.optimizers[0] if self.optimizers else None
+        return first if isinstance(first, JoinedOptimizer) else None
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``training_step`` under the guards of the tables."""
