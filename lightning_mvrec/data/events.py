@@ -147,8 +147,7 @@ def clean_ids(where: str, column: str, values: pd.Series) -> np.ndarray:
     row = next((number for number, value in enumerate(array) if type(value) is not first), 0)
     raise ValueError(
         f"{where}, row {values.index[row]}, column {column!r}: ids must be all integers or all strings, got "
-        f"{array[row]!r} of type {type(array[row]).__name__}"
-        + (f" after {first.__name__}" if type(array[row]) is not first else "")
+        f"{array[row]!r} ({type(array[row]).__name__}), the first is {array[0]!r}"
     )
 
 
