@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -19,7 +20,7 @@ from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.schema import Schema
 from lightning_mvrec.training.gather import gather_rows, sum_over_ranks, world
 
-Catalogue = Callable[[Tensor], KeyedJaggedTensor]
+Catalogue = Callable[[np.ndarray], KeyedJaggedTensor]
 """Item-table rows ``(M,)``, strictly increasing, to the KJT that a model looks them up with."""
 
 
@@ -128,7 +129,7 @@ class RankingEvaluation(Evaluation):
                 "use DotScorer and a fusion that does not look at the candidate, or PointwiseEvaluation"
             )
         if catalogue is None:
-            raise ValueError("evaluation RankingEvaluation needs a data module with item_kjt(rows), got none")
+            raise ValueError("evaluation RankingEvaluation needs the trainer's data module to be an EventsDataModule, got another")
         rank, size = world()
         per_rank = -(-schema.num_items // size)
         first, last = min(rank * per_rank, schema.num_items), min((rank + 1) * per_rank, schema.num_items)
@@ -136,8 +137,8 @@ class RankingEvaluation(Evaluation):
         with torch.no_grad():
             # The same number of look-ups on every rank: each may be a collective.
             for offset in range(0, per_rank, self.chunk):
-                rows = torch.arange(first + offset, min(first + offset + self.chunk, last, first + per_rank))
-                wanted = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
+                rows = np.arange(first + offset, min(first + offset + self.chunk, last))
+                wanted = rows if len(rows) else np.zeros(1, dtype=np.int64)
                 parts.append(model.item_vectors(catalogue(wanted).to(device))[: len(rows)])
         self._item_ID, self._first = torch.cat(parts), first
         if self.coverage and self._covered is None:

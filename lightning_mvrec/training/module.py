@@ -146,8 +146,9 @@ class MultiViewModule(L.LightningModule):
         return self.evaluations["test"].predict(self.model, batch, self(batch))  # type: ignore[operator]
 
     def _start(self, stage: str) -> None:
-        catalogue = getattr(getattr(self.trainer, "datamodule", None), "item_kjt", None)
-        self.evaluations[stage].start(self.model, self.schema, catalogue, self.device)  # type: ignore[operator]
+        datamodule = getattr(self.trainer, "datamodule", None)
+        features = datamodule.collator().item_features if hasattr(datamodule, "collator") else None
+        self.evaluations[stage].start(self.model, self.schema, features, self.device)  # type: ignore[operator]
 
     def _measure(self, stage: str, batch: MultiViewBatch) -> None:
         output = self(batch)
