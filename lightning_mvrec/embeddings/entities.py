@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from lightning_mvrec.embeddings.tables import item_tables, output_keys, user_tables
+from lightning_mvrec.embeddings.tables import item_tables, look_up, output_keys, user_tables
 from lightning_mvrec.schema import Schema
 
 
@@ -63,8 +63,7 @@ class ItemEmbedding(nn.Module):
 
     def forward(self, items: KeyedJaggedTensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return item vectors, and by view name the rows of its own table."""
-        looked_up = self.tables(items)
-        vectors = {table: looked_up[key] for table, key in self.keys.items()}
+        vectors = look_up(self.tables, items, self.keys)
         item_MD = _add_fields(vectors["item_id"], vectors, self.field_tables, self.scale)
         return item_MD, {view: vectors[f"bag_{view}"] for view in self.bag_views}
 
@@ -110,8 +109,7 @@ class UserEmbedding(nn.Module):
 
     def forward(self, users: KeyedJaggedTensor) -> Tensor:
         """Return user vectors."""
-        looked_up = self.tables(users)
-        vectors = {table: looked_up[key] for table, key in self.keys.items()}
+        vectors = look_up(self.tables, users, self.keys)
         return _add_fields(vectors["user_id"], vectors, self.field_tables, self.scale)
 
 

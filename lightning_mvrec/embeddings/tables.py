@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from lightning_mvrec.schema import Field, Schema
 
@@ -117,6 +118,26 @@ def output_keys(collection: EmbeddingBagCollection) -> dict[str, str]:
         feature = table.feature_names[0]
         keys[table.name] = feature if features.count(feature) == 1 else f"{feature}@{table.name}"
     return keys
+
+
+def look_up(collection: EmbeddingBagCollection, features: KeyedJaggedTensor, keys: dict[str, str]) -> dict[str, Tensor]:
+    """Look every table of a collection up, once, and return its vectors by table name.
+
+    Args:
+        collection: The tables, or the sharded module in their place.
+        features: KJT of any stride ``N``; 0 included, which TorchRec itself cannot read.
+        keys: What :func:`output_keys` gave.
+
+    Returns:
+        ``(N, D)`` by table name.
+    """
+    stride = features.stride()
+    if stride == 0:
+        # One empty bag: this rank still takes part in the exchange, and the graph stays whole.
+        none = torch.zeros(len(features.keys()), dtype=torch.int64, device=features.device())
+        features = KeyedJaggedTensor(features.keys(), features.values(), lengths=none)
+    vectors = collection(features)
+    return {table: vectors[key][:stride] for table, key in keys.items()}
 
 
 def _field_config(owner: str, field: Field, embedding_dim: int, init_std: float | None) -> EmbeddingBagConfig:

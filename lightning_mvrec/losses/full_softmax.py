@@ -90,13 +90,14 @@ class _CatalogueCrossEntropy(Function):
         with torch.autocast(user_RD.device.type, enabled=False):
             item_ID = item_MD.detach()[1:].to(user_RD.dtype)  # without row 0
             target_R = (target_R - 1).clamp(min=0)  # rows of weight 0 may point anywhere
-            total = torch.zeros((), dtype=torch.float32, device=user_RD.device)
+            exact = torch.promote_types(user_RD.dtype, torch.float32)  # of sums and exponentials
+            total = torch.zeros((), dtype=exact, device=user_RD.device)
             grad_user_RD = torch.empty_like(user_RD)
-            grad_item_MD = torch.zeros(item_MD.shape, dtype=torch.float32, device=item_MD.device)
+            grad_item_MD = torch.zeros(item_MD.shape, dtype=exact, device=item_MD.device)
             for start in range(0, user_RD.shape[0], chunk_size):
                 rows = slice(start, start + chunk_size)
-                user_CD, target_C1, weight_C1 = user_RD[rows], target_R[rows, None], weight_R[rows, None].float()
-                logit_CI = (user_CD @ item_ID.T).float()
+                user_CD, target_C1, weight_C1 = user_RD[rows], target_R[rows, None], weight_R[rows, None].to(exact)
+                logit_CI = (user_CD @ item_ID.T).to(exact)
                 share_CI = logit_CI.softmax(dim=1)
                 # The largest share is exp(0) / sum, which gives log(sum) without another pass of exponentials.
                 log_sum_C1 = logit_CI.amax(1, keepdim=True) - share_CI.amax(1, keepdim=True).log()
