@@ -83,24 +83,26 @@ class EventEmbedding(nn.Module):
         self.view_name = view.name
         self.times = times
         self.numeric = [field.name for field in view.fields if field.kind == "numeric"]
-        categorical = {field.name: field.size for field in view.fields if field.kind == "categorical"}
+        self.categorical = [field.name for field in view.fields if field.kind == "categorical"]
         num_features = len(self.numeric) + NUM_TIME_FEATURES * times
-        # Scale and shift side by side. Not named "linear" unless there is something to read: no idle parameters.
+        # Scale and shift side by side; no layer where there is nothing to read, for it would be an idle parameter.
         self.dense = nn.Linear(num_features, 2 * embedding_dim, bias=False) if num_features else None
-        self.tables = nn.ModuleDict({name: nn.Embedding(size, 2 * embedding_dim) for name, size in categorical.items()})
+        self.tables = nn.ModuleList(
+            nn.Embedding(field.size, 2 * embedding_dim) for field in view.fields if field.kind == "categorical"
+        )
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, x_BTD: Tensor, fields_BT: dict[str, Tensor], times_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the item vectors as the events change them."""
-        missing = [name for name in [*self.numeric, *self.tables] if name not in fields_BT]
+        missing = [name for name in [*self.numeric, *self.categorical] if name not in fields_BT]
         if missing:
             raise ValueError(f"events of view {self.view_name!r} must have the fields {missing}, got {list(fields_BT)}")
         features = [fields_BT[name].to(x_BTD.dtype)[..., None] for name in self.numeric]
         if self.times:
             # Padding is a jump back to 0, which is no gap: time_features clamps it.
             features.append(time_features(times_BT).to(x_BTD.dtype))
-        effects = [table(fields_BT[name]) for name, table in self.tables.items()]
+        effects = [table(fields_BT[name]) for name, table in zip(self.categorical, self.tables, strict=True)]
         if self.dense is not None:
             effects.append(self.dense(torch.cat(features, dim=-1)))
         if not effects:

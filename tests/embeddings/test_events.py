@@ -7,7 +7,7 @@ import torch
 from lightning_mvrec.embeddings import EventEmbedding, time_features
 from lightning_mvrec.schema import Field, View
 
-VIEW = View("rating", fields=(Field("stars", "numeric"), Field("dwell", "numeric"), Field("device", "categorical", 3)))
+VIEW = View("rating", fields=(Field("stars", "numeric"), Field("dwell", "numeric"), Field("type", "categorical", 3)))
 LENGTHS = torch.tensor([3, 1])
 
 
@@ -16,7 +16,7 @@ def inputs():
     fields_BT = {
         "stars": torch.tensor([[0.1, -0.5, 1.0], [0.7, 0, 0]]),
         "dwell": torch.tensor([[1.0, 2.0, 0.0], [0.5, 0, 0]]),
-        "device": torch.tensor([[0, 2, 1], [1, 0, 0]]),
+        "type": torch.tensor([[0, 2, 1], [1, 0, 0]]),
     }
     times_BT = torch.tensor([[1_000_000_000, 1_000_000_060, 1_000_090_000], [1_500_000_000, 0, 0]])
     return torch.randn(2, 3, 4), fields_BT, times_BT, LENGTHS
@@ -38,7 +38,7 @@ def test_equals_a_naive_scale_and_shift():
     for user, step in ((0, 0), (0, 1), (0, 2), (1, 0)):
         read = [fields_BT["stars"][user, step], fields_BT["dwell"][user, step], *time_features(times_BT)[user, step]]
         effect = module.dense.weight @ torch.stack(read)
-        effect = effect + module.tables["device"].weight[fields_BT["device"][user, step]]
+        effect = effect + module.tables[0].weight[fields_BT["type"][user, step]]
         expected = x_BTD[user, step] * (1 + effect[:4]) + effect[4:]
         torch.testing.assert_close(result[user, step], expected)
 
