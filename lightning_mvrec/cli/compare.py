@@ -85,16 +85,16 @@ def _folder(folder: Path, name: str, seed: int) -> Path:
 
 
 def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet: bool = True) -> None:
-    """Train once in a process of its own, its output in ``log.txt`` (and on the screen unless quiet)."""
+    """Train once in a process of its own, its output in ``<run>.log`` (and on the screen unless quiet)."""
     own = _folder(folder, name, seed)
+    log_path = own.with_name(own.name + ".log")
     if (own / "results.csv").exists():
         return
-    own.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "lightning_mvrec.cli.main", "fit", *words]
     command += ["--seed_everything", str(seed), "--run_dir", str(own)]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ} if jobs > 1 else dict(os.environ)
-    with (own / "log.txt").open("w", encoding="utf-8") as log:
+    with log_path.open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace"
         )
@@ -102,13 +102,13 @@ def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet:
         lines: list[str] = []
         for line in process.stdout:
             log.write(line)
-            lines.append(line)
+            lines = [*lines[-11:], line]
             if not quiet:
                 sys.stdout.write(line)
         status = process.wait()
     if status != 0:
-        tail = "".join(lines[-12:]) if quiet else ""
-        print(f"{tail}\nrun {own.name} ended with status {status}; its output is in {own / 'log.txt'}", file=sys.stderr)
+        tail = "".join(lines) if quiet else ""
+        print(f"{tail}\nrun {own.name} ended with status {status}; its output is in {log_path}", file=sys.stderr)
         raise SystemExit(status if status > 0 else 1)
 
 

@@ -1,0 +1,67 @@
+import subprocess
+import sys
+
+import pytest
+
+from lightning_mvrec.cli import compare
+from lightning_mvrec.cli.report import Result, read_results, write_results
+
+
+def finished(folder, name, seed, value, baseline=None):
+    own = compare._folder(folder, name, seed)
+    own.mkdir(parents=True)
+    results = [Result("model", "test", "ndcg@10", value, seed)]
+    if baseline is not None:
+        results.append(Result("popularity", "test", "ndcg@10", baseline))
+    write_results(own / "results.csv", results)
+
+
+def test_runs_are_joined_under_the_names_of_the_table(tmp_path):
+    for seed in (3, 4):
+        finished(tmp_path, "model", seed, 0.3 + seed, 0.1)
+        finished(tmp_path, "cart", seed, 0.2 + seed)
+    rows = compare._collect(tmp_path, [3, 4], ["cart"])
+    assert [(row.model, row.value, row.seed) for row in rows] == [
+        ("model", 3.3, 3),
+        ("popularity", 0.1, None),
+        ("view:cart", 3.2, 3),
+        ("model", 4.3, 4),
+        ("view:cart", 4.2, 4),
+    ]
+
+
+def test_the_margin_is_that_of_the_means(capsys):
+    rows = [Result("model", "test", "auc", value, seed) for seed, value in enumerate((0.6, 0.8))]
+    rows += [Result("view:a", "test", "auc", 0.35, 0), Result("view:b", "test", "auc", 0.2, 0)]
+    rows += [Result("popularity", "test", "auc", 0.5)]
+    compare._print_margin(rows, "auc", largest_first=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "auc: 2.000 times the best single view (view:a)",  # 0.7 / 0.35
+        "auc: 1.400 times the best baseline (popularity)",  # 0.7 / 0.5
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,1", "1.5"])
+def test_seeds_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="seeds must be different whole numbers"):
+        compare._seeds(text)
+
+
+def test_a_run_that_fails_ends_the_comparison_with_its_status(tmp_path, monkeypatch, capsys):
+    real = subprocess.Popen
+
+    def fail(command, **options):
+        return real([sys.executable, "-c", "print('out of luck'); raise SystemExit(3)"], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(SystemExit, match="3"):
+        compare.main(["--config", "a.yaml", "--run_dir", str(tmp_path)])
+    assert "model-seed0 ended with status 3" in capsys.readouterr().err
+    assert (tmp_path / "model-seed0.log").read_text() == "out of luck\n"
+
+
+def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
+    finished(tmp_path, "model", 0, 0.5)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("ran again"))
+    compare._run(tmp_path, "model", 0, [], jobs=1)
+    assert read_results(tmp_path / "model-seed0" / "results.csv")[0].value == 0.5
