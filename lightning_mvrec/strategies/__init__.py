@@ -1,6 +1,7 @@
 """The plugin: TorchRec's sharded tables in Lightning. It imports nothing else of the package."""
 
 from lightning_mvrec.strategies.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad, TableOptimizer
+from lightning_mvrec.strategies.plain import plain_module
 from lightning_mvrec.strategies.planning import PlanReport
 from lightning_mvrec.strategies.registry import register
 from lightning_mvrec.strategies.torchrec import TorchRecStrategy
@@ -13,6 +14,7 @@ __all__ = [
     "RowWiseAdagrad",
     "TableOptimizer",
     "TorchRecStrategy",
+    "plain_module",
     "register",
 ]
 

@@ -186,8 +186,9 @@ def read_weights(
             raise ValueError(f"{path} has no optimizer state {key!r}: the table was trained by another optimizer")
         wanted[f"table_state/{key}"] = value
     for key, value in wanted.items():
-        if tuple(saved[key].size) != tuple(value.size()):
-            raise ValueError(f"{path}: {key} must be of shape {tuple(value.size())}, got {tuple(saved[key].size)}")
+        found: Any = saved[key]  # a TensorStorageMetadata, the reader has seen to that
+        if tuple(found.size) != tuple(value.size()):
+            raise ValueError(f"{path}: {key} must be of shape {tuple(value.size())}, got {tuple(found.size)}")
     dcp.load(wanted, storage_reader=SafeReader(path), no_dist=alone)
 
 

@@ -155,7 +155,7 @@ class JoinedOptimizer(Optimizer):
         """The dense optimizer's state; the tables' is kept apart, since it may be sharded."""
         return self.dense.state
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Call the closure once, then step the dense optimizer and the replicated tables."""
         rates = self._push()
         loss = None
@@ -180,7 +180,7 @@ class JoinedOptimizer(Optimizer):
         """Return ``<table>/<state>`` -> this rank's part of the tables' state."""
         return {key: value for group in self.groups for key, value in group.state().items()}
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Return the dense optimizer's state, and of the tables only what is the same on every rank."""
         return {
             "dense": self.dense.state_dict(),
@@ -196,6 +196,11 @@ class JoinedOptimizer(Optimizer):
         Raises:
             ValueError: If the tables of the groups differ.
         """
+        if "tables" not in state_dict:
+            raise ValueError(
+                "this checkpoint was written without TorchRecStrategy and has no optimizer state of the tables: train "
+                "on from its weights only (load them into the module before Trainer.fit)"
+            )
         saved, mine = ([group["tables"] for group in groups] for groups in (state_dict["tables"], self.table_groups))
         if saved != mine:
             raise ValueError(f"tables must have the optimizers that they were saved with: groups {saved}, now {mine}")

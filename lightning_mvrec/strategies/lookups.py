@@ -102,7 +102,8 @@ class LookupGuard:
         if values.numel() == 0:
             return None
         ends = features.offset_per_key()
-        checked, extremes = [], []
+        checked: list[str] = []
+        extremes: list[Tensor] = []
         for number, feature in enumerate(keys):
             ids = values[ends[number] : ends[number + 1]]
             if feature in self.limits and ids.numel():

@@ -50,7 +50,7 @@ class _FusedOnly:
         return [EmbeddingComputeKernel.FUSED.value, *(_CUDA_KERNELS if compute_device_type == "cuda" else [])]
 
 
-class BagSharder(_FusedOnly, EmbeddingBagCollectionSharder):  # type: ignore[misc]
+class BagSharder(_FusedOnly, EmbeddingBagCollectionSharder):
     """Shards bag collections; the stock one hides row-wise sharding on CPU, where it works."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
@@ -58,7 +58,7 @@ class BagSharder(_FusedOnly, EmbeddingBagCollectionSharder):  # type: ignore[mis
         return list(BAG_SHARDING)
 
 
-class SequenceSharder(_FusedOnly, EmbeddingCollectionSharder):  # type: ignore[misc]
+class SequenceSharder(_FusedOnly, EmbeddingCollectionSharder):
     """Shards sequence collections, never data-parallel: on CPU that returns pooled rows."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
@@ -97,6 +97,8 @@ def make_plan(
     for name, kind in sharding.items():
         _check_kind(sharded[name], kind, collections[sharded[name].path])
 
+    if not collections:
+        return ShardingPlan({})
     # A dot is not allowed in a child's name; the planner only reads and writes these names.
     container = nn.Module()
     for path, collection in collections.items():

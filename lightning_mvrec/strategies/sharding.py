@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec.distributed.types import ShardingEnv
+from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.utils import reset_module_states_post_sharding
 
 from lightning_mvrec.strategies.assign import assign_tables
@@ -18,7 +19,7 @@ from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_
 from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, PlanReport, make_plan, report, sharders
-from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, find_collections, shards, weights
+from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, find_collections, materialise, shards, weights
 
 
 @dataclass
@@ -30,6 +31,8 @@ class ShardedTables:
         modules: Path -> collection, sharded or replicated.
         guards: Path -> what watches over its lookups.
         report: Where they lie.
+        device: This rank's device.
+        ignored: Names of the parameters and buffers that are not DDP's business.
         settings: What they were sharded with.
         announced: Whether the plan was printed.
     """
@@ -38,6 +41,8 @@ class ShardedTables:
     modules: dict[str, nn.Module]
     guards: dict[str, LookupGuard]
     report: PlanReport
+    device: torch.device
+    ignored: list[str]
     settings: tuple[object, ...]
     announced: bool = False
     _sharded: list[Table] = field(init=False)
@@ -58,7 +63,7 @@ class ShardedTables:
 
     def trained_weights(self) -> list[Tensor]:
         """Return the parameters that no dense optimizer may hold."""
-        found = []
+        found: list[Tensor] = []
         for table in self.tables:
             if table.optimizer is not None or not table.replicated:
                 found.append(self.modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}.")))
@@ -118,8 +123,11 @@ def shard_tables(
     replicate: str | Sequence[str] = (),
     replicate_below: int = 0,
     check_ids: bool = True,
+    check: Callable[[list[str]], None] = lambda names: None,
 ) -> ShardedTables:
     """Shard every collection of ``module`` that is not to be replicated. A second call returns the first one's result.
+
+    ``check`` is called with the names of the tables to be sharded, before anything is changed; it raises to refuse.
 
     Raises:
         ValueError: If the module was sharded with other settings, and for all that :mod:`assign` and :mod:`planning`
@@ -129,42 +137,28 @@ def shard_tables(
     settings = (table_optimizer, dict(sharding), replicate, replicate_below)
     if (known := _known.get(module)) is not None:
         _refuse_other_settings(known, settings)
+        check([table.name for table in known.sharded])
         return known
     collections = find_collections(module)
     tables = assign_tables(module, collections, table_optimizer, replicate, replicate_below, device.type)
+    check([table.name for table in tables if not table.replicated])
     plain = {table.path for table in tables if table.replicated}
     to_shard = {path: collection for path, collection in collections.items() if path not in plain}
-    for table in tables:
-        if not table.replicated:
-            assert table.optimizer is not None
-            weight = weights(collections[table.path])[table.name].weight
-            # What TorchRec's own helper notes, without its throw-away optimizer over the whole table.
-            weight._optimizer_classes = [_torch_class(table.optimizer)]
-            weight._optimizer_kwargs = [table.optimizer.fused_kwargs()]
-
-    plan = make_plan(to_shard, tables, sharding, device, ranks_per_node) if to_shard else None
+    with _noted_optimizers(tables, collections):
+        plan = make_plan(to_shard, tables, sharding, device, ranks_per_node)
+        modules = _shard_collections(module, collections, to_shard, plan, device)
     seed = common_seed(device)
-    modules: dict[str, nn.Module] = {}
-    env = ShardingEnv.from_process_group(dist.group.WORLD)
-    sharder_of = {sharder.module_type: sharder for sharder in sharders()}
     for path, collection in collections.items():
         mine = [table for table in tables if table.path == path]
-        if path in to_shard:
-            with torch.random.fork_rng(devices=[]):  # TorchRec draws first values, as many as this rank has rows
-                sharded = sharder_of[type(collection)].shard(collection, plan.plan[path], env, device, path)
-            parent, _, name = path.rpartition(".")
-            module.get_submodule(parent).register_module(name, sharded)
-            modules[path] = sharded
-        else:
-            modules[path] = collection
         _first_values(mine, collection, modules[path], seed, device)
     reset_module_states_post_sharding(module)
-    module._ddp_params_and_buffers_to_ignore = [
+    ignored = [
         name
         for name, _ in [*module.named_parameters(), *module.named_buffers()]
         if any(name.startswith(f"{path}.") for path in to_shard)
     ]
-    made = ShardedTables(tables, modules, {}, report(tables, plan, device), settings)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
+    made = ShardedTables(tables, modules, {}, report(tables, plan, device), device, ignored, settings)
     for path in collections:
         mine = [table for table in tables if table.path == path]
         kinds = {line.sharding for line in made.report.tables if line.collection == path}
@@ -173,6 +167,45 @@ def shard_tables(
         made.guards[path].attach(modules[path])
     _known[module] = made
     return made
+
+
+@contextmanager
+def _noted_optimizers(tables: Sequence[Table], collections: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Write on each weight to be sharded how it is trained, where TorchRec looks for it.
+
+    This is what TorchRec's own helper writes, without its throw-away optimizer over the whole table.
+    """
+    noted = []
+    for table in tables:
+        if not table.replicated:
+            assert table.optimizer is not None
+            weight = weights(collections[table.path])[table.name].weight
+            weight._optimizer_classes = [_torch_class(table.optimizer)]
+            weight._optimizer_kwargs = [table.optimizer.fused_kwargs()]
+            noted.append(weight)
+    try:
+        yield
+    finally:
+        for weight in noted:
+            del weight._optimizer_classes, weight._optimizer_kwargs
+
+
+def _shard_collections(
+    module: nn.Module,
+    collections: Mapping[str, nn.Module],
+    to_shard: Mapping[str, nn.Module],
+    plan: ShardingPlan,
+    device: torch.device,
+) -> dict[str, nn.Module]:
+    modules = dict(collections)
+    env = ShardingEnv.from_process_group(dist.group.WORLD)
+    sharder_of = {sharder.module_type: sharder for sharder in sharders()}
+    for path, collection in to_shard.items():
+        with torch.random.fork_rng(devices=[]):  # TorchRec draws first values, as many as this rank has rows
+            modules[path] = sharder_of[type(collection)].shard(collection, plan.plan[path], env, device, path)
+        parent, _, name = path.rpartition(".")
+        module.get_submodule(parent).register_module(name, modules[path])
+    return modules
 
 
 def _first_values(tables: list[Table], old: nn.Module, new: nn.Module, seed: int, device: torch.device) -> None:
@@ -186,12 +219,10 @@ def _first_values(tables: list[Table], old: nn.Module, new: nn.Module, seed: int
             else:
                 keep_table(target, weight.detach(), device)
         return
+    empty = materialise(new, device)
     for table in tables:
-        owner = weights(new)[table.name]
-        if owner.weight.is_meta:
-            trainable = owner.weight.requires_grad
-            owner.weight = nn.Parameter(torch.empty_like(owner.weight, device=device), requires_grad=trainable)
-            draw_table(owner.weight, table.config, seed)
+        if table.name in empty:
+            draw_table(weights(new)[table.name].weight, table.config, seed)
 
 
 def _torch_class(optimizer: TableOptimizer) -> type[torch.optim.Optimizer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ def find_collections(module: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def configs(collection: nn.Module) -> list[BaseEmbeddingConfig]:
+def configs(collection: Any) -> list[BaseEmbeddingConfig]:
     """Return the tables' descriptions of a collection, sharded or not."""
     for name in ("embedding_bag_configs", "embedding_configs", "_embedding_bag_configs", "_embedding_configs"):
         value = getattr(collection, name, None)
@@ -92,9 +93,22 @@ def configs(collection: nn.Module) -> list[BaseEmbeddingConfig]:
     raise TypeError(f"not a collection of tables: {type(collection).__name__}")
 
 
-def weights(collection: nn.Module) -> nn.ModuleDict:
-    """Return table name -> module with the table's ``weight``."""
-    return collection.embedding_bags if hasattr(collection, "embedding_bags") else collection.embeddings  # type: ignore[return-value]
+def weights(collection: Any) -> Any:
+    """Return the ModuleDict table name -> module with the table's ``weight``."""
+    return collection.embedding_bags if hasattr(collection, "embedding_bags") else collection.embeddings
+
+
+def materialise(collection: nn.Module, device: torch.device) -> list[str]:
+    """Give the tables of an unsharded collection that are on ``meta`` empty memory, and return their names."""
+    empty = []
+    for name, owner in weights(collection).items():
+        if owner.weight.is_meta:
+            grad = owner.weight.requires_grad
+            owner.weight = nn.Parameter(torch.empty_like(owner.weight, device=device), requires_grad=grad)
+            empty.append(name)
+    if empty:
+        collection._device = device  # type: ignore[assignment]
+    return empty
 
 
 def shards(value: Tensor | ShardedTensor) -> list[Shard]:

@@ -8,18 +8,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch.distributed as dist
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.init import _materialize_meta_tensors
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_mvrec.strategies import checkpoint as files
+from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
+from lightning_mvrec.strategies.loaders import even_out
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import PlanReport
 from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
@@ -36,6 +39,7 @@ class TorchRecStrategy(DDPStrategy):
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
         check_ids: Whether to raise for ids outside a table: one pass over the ids of each lookup.
+        clip_dense_only: Whether ``gradient_clip_val``, which cannot reach sharded tables, may be used all the same.
         ddp: Arguments of ``DDPStrategy``, such as ``find_unused_parameters``.
 
     Example:
@@ -53,6 +57,7 @@ class TorchRecStrategy(DDPStrategy):
         replicate_below: int = 0,
         schedule_tables: bool = True,
         check_ids: bool = True,
+        clip_dense_only: bool = False,
         **ddp: Any,
     ) -> None:
         super().__init__(**ddp)
@@ -62,6 +67,7 @@ class TorchRecStrategy(DDPStrategy):
         self._replicate_below = replicate_below
         self._schedule_tables = schedule_tables
         self._check_ids = check_ids
+        self._clip_dense_only = clip_dense_only
         self._tables: ShardedTables | None = None
         self._random: list[Any] | None = None
 
@@ -99,6 +105,11 @@ class TorchRecStrategy(DDPStrategy):
         assert self.model is not None
         assert self.lightning_module is not None
         self.accelerator.setup(trainer)
+        if type(self._checkpoint_io) not in (type(None), TorchCheckpointIO):
+            raise ValueError(
+                f"TorchRecStrategy writes checkpoint directories itself, a {type(self._checkpoint_io).__name__} would "
+                "not be asked: leave it out of Trainer(plugins=...)"
+            )
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting and self._layer_sync:
             self.model = self._layer_sync.apply(self.model)
@@ -129,13 +140,14 @@ class TorchRecStrategy(DDPStrategy):
             replicate=self._replicate,
             replicate_below=self._replicate_below,
             check_ids=self._check_ids,
+            check=lambda names: check_trainer(trainer, names, self._clip_dense_only),
         )
         if self._tables.announced:
             return
         self._tables.announced = True
         rank_zero_info(str(self._tables.report))
         folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
-        if self.is_global_zero and not trainer.fast_dev_run:
+        if self.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._tables.report.save(Path(folder) / "plan.json")
 
     def configure_ddp(self) -> None:
@@ -143,15 +155,12 @@ class TorchRecStrategy(DDPStrategy):
         module = self.lightning_module
         assert module is not None
         assert self._tables is not None
-        ignored = set(module._ddp_params_and_buffers_to_ignore)
+        ignored = set(self._tables.ignored)
         dense = any(weight.requires_grad for name, weight in module.named_parameters() if name not in ignored)
         if dist.get_world_size() > 1 and dense:
             super().configure_ddp()
         else:
             _sync_module_states(module)
-
-    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
-        return super()._setup_model(model)
 
     def setup_optimizers(self, trainer: pl.Trainer) -> None:
         """Join what ``configure_optimizers`` returns with the tables' optimizers."""
@@ -165,6 +174,31 @@ class TorchRecStrategy(DDPStrategy):
         for other in others:
             strip(other, weights)
         self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables), *others]
+
+    def process_dataloader(self, dataloader: object) -> object:
+        """End on all ranks at once."""
+        return even_out(dataloader, self.root_device)
+
+    def teardown(self) -> None:
+        """Unwrap the module and let go. Sharded tables stay on their device: their kernels do not move with a module.
+
+        Nor is a module moved that still has parameters on ``meta``: that error would hide the one that led here.
+        """
+        module = self.lightning_module
+        fixed = self._tables is not None and bool(self._tables.sharded)
+        if module is not None and not fixed and not any(weight.is_meta for weight in module.parameters()):
+            super().teardown()
+            return
+        if isinstance(self.model, DistributedDataParallel):
+            self.model = module
+        if module is not None and self._layer_sync and self.model is not None:
+            self.model = self._layer_sync.revert(self.model)
+        assert self.cluster_environment is not None
+        assert self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
