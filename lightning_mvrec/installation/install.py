@@ -47,10 +47,11 @@ def install(device: str, trio: str | None, project: str, groups: list[str], dry:
     _run(trio_commands(found, device, trio, os.environ.get(TORCH_INDEX, "")), dry)
     if project:
         _run([[*pip, "install", "--no-deps", "--editable", project]], dry)
-    # torch is named again so that no other package can move it.
+    # torch is named again so that no other package can move it. Pip would warn that torchrec misses the fbgemm-gpu and
+    # the old torchmetrics that it asks for: it does not need them.
     rest = [f"torch=={TRIOS[trio]['torch']}", *other_requirements()]
     wanted = [part for group in groups for part in ("--group", f"{Path(project, 'pyproject.toml')}:{group}")]
-    _run([[*pip, "install", *rest, *wanted]], dry)
+    _run([[*pip, "install", "--no-warn-conflicts", *rest, *wanted]], dry)
 
 
 def other_requirements() -> list[str]:

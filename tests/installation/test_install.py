@@ -33,7 +33,7 @@ def test_the_checkout_goes_in_without_its_dependencies_and_then_what_is_left_of_
         ["py", "-m", "pip", "install", "--no-deps", "torchrec==1.8.0"],
     ]
     assert calls[3] == ["py", "-m", "pip", "install", "--no-deps", "--editable", str(project)]
-    assert calls[4][:5] == ["py", "-m", "pip", "install", "torch==2.13.0"]
+    assert calls[4][:6] == ["py", "-m", "pip", "install", "--no-warn-conflicts", "torch==2.13.0"]
     assert calls[4][-2:] == ["--group", f"{project / 'pyproject.toml'}:test"]
     assert not [word for word in calls[4] if word.startswith(("fbgemm", "torchrec"))]
 
