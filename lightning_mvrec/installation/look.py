@@ -59,7 +59,8 @@ for name in sys.argv[1:]:
             torch_facts()
         say(name=name, error="")
     except BaseException as error:
-        say(name=name, error=f"{type(error).__name__}: {error}")
+        reason = error.__cause__ or error  # torch hides why a library does not load behind its path
+        say(name=name, error=f"{type(reason).__name__}: {reason}")
 """
 
 

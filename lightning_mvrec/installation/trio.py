@@ -176,6 +176,9 @@ def _diagnose_trio(found: Found, index: str) -> list[Problem]:
     have, trio, device = found.versions, choose_trio(found), choose_device(found)
     want = TRIOS[trio]
     reasons = _mismatches(found, trio)
+    if reasons:
+        together = f"torch {trio}, fbgemm {minor(want['fbgemm'])} and torchrec {minor(want['torchrec'])}"
+        reasons.append(f"{together} belong together")
     if found.linux:
         builds = [build for build in FBGEMM.values() if build in have]
         owner = "cuda" if builds == [FBGEMM["cuda"]] else "cpu"
@@ -193,8 +196,7 @@ def _diagnose_trio(found: Found, index: str) -> list[Problem]:
             reasons.append("fbgemm-gpu-cpu has no CUDA kernels, and this machine has a GPU that torch can use")
     mend = trio_commands(found, device, trio, index)
     if reasons:
-        fit = f"torch {trio}, fbgemm {minor(want['fbgemm'])} and torchrec {minor(want['torchrec'])} belong together"
-        return [Problem(f"{'; '.join(reasons)} ({fit})", mend)]
+        return [Problem("; ".join(reasons), mend)]
     if device == "cuda" and not found.torch_cuda:
         text = f"this machine has {found.gpus} GPU(s), and everything installed is built for CPU only"
         return [Problem(text, mend, broken=False)]
