@@ -30,6 +30,13 @@ def test_the_list_of_commands_imports_nothing_heavy():
     assert run.stdout.endswith("\n[]\n"), run.stdout + run.stderr
 
 
+def test_a_reader_that_stops_reading_is_no_traceback():
+    run = subprocess.run(
+        f"{sys.executable} -m lightning_mvrec --help | true", shell=True, capture_output=True, text=True
+    )
+    assert run.stderr == ""
+
+
 def test_an_unknown_command_is_one_line_and_status_2(capsys):
     assert main(["fti"]) == 2
     err = capsys.readouterr().err
