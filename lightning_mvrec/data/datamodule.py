@@ -13,7 +13,6 @@ from lightning_mvrec.data.collate import Collator
 from lightning_mvrec.data.examples import (
     CoveringWindows,
     Examples,
-    LastWindow,
     Windows,
     build_examples,
     next_targets,
@@ -49,10 +48,11 @@ class EventsDataModule(LightningDataModule):
         batch_size: Users of a global training batch, over all ranks.
         eval_batch_size: Users of a global evaluation batch; ``batch_size`` by default.
         max_targets: Most targets of one training example; the largest ``max_len`` by default.
-        windows: How a user's targets become training examples: only the last ``max_targets`` by default
-            (``LastWindow()``), or all of them in several examples (``CoveringWindows()``).
-        eval_max_targets: Targets of one evaluation example: 1 for ranking, more for labelled targets. Evaluation
-            always covers every target exactly once.
+        windows: How a user's targets become training examples: all of them, in several examples where one does not
+            hold them (``CoveringWindows()``, the default), or only the last ones (``LastWindow()``).
+        eval_max_targets: Most targets of one evaluation example: 1 for ranking; more for labelled targets is quicker,
+            each target then sees between half of ``max_len`` and ``max_len`` events. Evaluation always covers every
+            target exactly once.
         min_history: Training targets with fewer earlier events, over all views, are left out.
         target_weights: Training weight of targets by view; 1 for those not named.
         filter_seen: Views whose earlier items are removed from the ranking in evaluation (the target itself never
@@ -103,9 +103,7 @@ class EventsDataModule(LightningDataModule):
             if value < 1:
                 raise ValueError(f"{name} must be above 0, got {value}")
         if filter_seen and eval_max_targets > 1:
-            raise ValueError(
-                f"filter_seen ranks one target an example: eval_max_targets must be 1, got {eval_max_targets}"
-            )
+            raise ValueError(f"eval_max_targets must be 1 with filter_seen (one ranking each), got {eval_max_targets}")
         self.root = root
         self.settings: Settings = make_settings(source, targets, split, target_filter, label, transforms, deduplicate)
         self.store_dir = store_dir
@@ -114,7 +112,7 @@ class EventsDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.max_targets = max_targets
-        self.windows = windows or LastWindow()
+        self.windows = windows or CoveringWindows()
         self.eval_max_targets = eval_max_targets
         self.min_history = min_history
         self.target_weights = target_weights or {}
@@ -188,7 +186,7 @@ class EventsDataModule(LightningDataModule):
             return build_examples(next_targets(self.store), CoveringWindows(), 1, max_len_V)
         targets = self.store.targets(stage)
         if stage != "train":
-            return build_examples(targets, CoveringWindows(), self.eval_max_targets, max_len_V)
+            return build_examples(targets, CoveringWindows(context=0.5), self.eval_max_targets, max_len_V)
         if self.target_weights:
             weight_V = [self.target_weights.get(name, 1.0) for name in self.schema.view_names]
             targets = replace(targets, weight=np.array(weight_V, dtype=np.float32)[targets.view])

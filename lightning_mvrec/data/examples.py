@@ -35,38 +35,77 @@ class Examples:
 
 
 class Windows:
-    """Cuts each user's targets into examples."""
+    """Cuts each user's targets into examples of consecutive targets.
 
-    def cut(self, number: np.ndarray, max_targets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (user, first target within the user, targets) of every window.
+    An example reads the most recent ``max_len`` events before its LAST target, so its earlier targets see less of them.
+    A target joins an example only while the window keeps ``context`` of ``max_len`` events before it in every view:
+    otherwise a view with many events would look empty to all but the last targets.
+
+    Args:
+        context: Share of ``max_len`` that a target sees at least, in [0, 1], where it has so many; never below 1 event.
+
+    Attributes:
+        cover: Whether the targets left over form further examples.
+
+    Raises:
+        ValueError: If ``context`` is outside [0, 1].
+    """
+
+    cover: bool = True
+
+    def __init__(self, context: float = 0.25) -> None:
+        if not 0 <= context <= 1:
+            raise ValueError(f"context must be a share in [0, 1], got {context}")
+        self.context = context
+
+    def cut(self, targets: Targets, max_targets: int, max_len_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (first target, number of targets) of every window, by user and time.
 
         Args:
-            number: Targets of each user.
+            targets: Sorted by user and time, at least one.
             max_targets: Most targets of one window.
+            max_len_V: ``(V,)`` most events that are read of each view.
         """
-        raise TypeError(f"{type(self).__name__} must define cut(number, max_targets)")
+        _, start, number = np.unique(targets.user, return_index=True, return_counts=True)
+        earliest = self._earliest(targets, np.repeat(start, number), max_targets, max_len_V)
+        first, count = [], []
+        end = start + number
+        # One round a window: all users at a time, each from its last target backwards.
+        while len(end):
+            begin = earliest[end - 1]
+            first.append(begin)
+            count.append(end - begin)
+            more = begin > start
+            start, end = start[more], begin[more]
+            if not self.cover:
+                break
+        order = np.argsort(np.concatenate(first), kind="stable")
+        return np.concatenate(first)[order], np.concatenate(count)[order]
+
+    def _earliest(self, targets: Targets, start: np.ndarray, max_targets: int, max_len_V: np.ndarray) -> np.ndarray:
+        """Return for each target, as the last of a window, the first target that the window can hold."""
+        earliest = np.maximum(start, np.arange(len(targets)) - max_targets + 1)
+        kept_V = np.maximum(np.ceil(self.context * max_len_V), 1).astype(np.int64)
+        span = int(targets.asof.max()) + 1
+        for view, (max_len, kept) in enumerate(zip(max_len_V, kept_V, strict=True)):
+            asof = targets.asof[:, view]
+            # Ascending: asof falls only between targets of one moment in different views.
+            key = np.maximum.accumulate(targets.user * span + asof)
+            needed = np.where(asof > max_len, asof - max_len + kept, 0)
+            earliest = np.maximum(earliest, np.searchsorted(key, targets.user * span + needed))
+        return np.minimum(earliest, np.arange(len(targets)))
 
 
 class LastWindow(Windows):
-    """One example a user: the last ``max_targets`` targets. Earlier targets of long histories never train."""
+    """One example a user, ending at the last target. The earlier targets of long histories never train."""
 
-    def cut(self, number: np.ndarray, max_targets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take the last targets of every user."""
-        count = np.minimum(number, max_targets)
-        return np.arange(len(number)), number - count, count
+    cover = False
 
 
 class CoveringWindows(Windows):
-    """As many examples as it takes to cover every target exactly once; the last window of a user is full."""
+    """As many examples as it takes to cover every target exactly once; cut from the last target backwards."""
 
-    def cut(self, number: np.ndarray, max_targets: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cut from the end of every user."""
-        windows = -(-number // max_targets)
-        user = np.repeat(np.arange(len(number)), windows)
-        place = np.arange(len(user)) - np.repeat(np.cumsum(windows) - windows, windows)
-        end = number[user] - (windows[user] - 1 - place) * max_targets
-        first = np.maximum(end - max_targets, 0)
-        return user, first, end - first
+    cover = True
 
 
 def build_examples(
@@ -89,10 +128,8 @@ def build_examples(
     if not len(targets):
         none = np.empty(0, dtype=np.int64)
         return Examples(targets, none, none, none, np.empty(0, dtype=np.float64))
-    _, start, number = np.unique(targets.user, return_index=True, return_counts=True)
-    user, first, count = windows.cut(number, max_targets)
-    first = start[user] + first
-    # Windows may overlap nothing and leave gaps: reduceat needs both ends, and drops what lies between.
+    first, count = windows.cut(targets, max_targets, max_len_V)
+    # Windows are disjoint but may leave gaps: reduceat gets both ends of each, and every second sum is dropped.
     ends = np.stack([first, first + count], 1).ravel()
     closed = ends[:-1] if ends[-1] == len(targets) else ends
     asof = np.maximum.reduceat(targets.asof, closed, axis=0)[::2]

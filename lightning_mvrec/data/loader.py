@@ -168,4 +168,6 @@ class BatchLoader:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[MultiViewBatch]:
-        return iter(self._loader)
+        # A generator, so that the epoch is read at the first batch: after a resume Lightning makes the iterator before
+        # it calls set_epoch, and an eager one would read epoch 0 again.
+        yield from self._loader
