@@ -1,0 +1,263 @@
+"""Each setting that would silently train something else is refused, with setting, table and way out."""
+
+import os
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+
+from lightning_mvrec.strategies import SGD, Adam, RowWiseAdagrad, TorchRecStrategy
+from tests.distributed.launch import RankError, run_ranks
+from tests.strategies.stranger import InConfigureModel, InInit, loader, trainer
+
+
+def refusal(strategy=None, module=InInit, stage="fit", data=None, **settings):
+    """The message with which a Trainer refuses."""
+
+    def run():
+        runner = trainer(strategy or TorchRecStrategy(RowWiseAdagrad(lr=0.1)), **settings)
+        try:
+            getattr(runner, stage)(module(), data() if data else loader(2))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    return run_ranks(run, 1)[0]
+
+
+def test_gradient_accumulation():
+    message = refusal(accumulate_grad_batches=2)
+    assert "ValueError: accumulate_grad_batches must be 1, got 2" in message
+    assert "['item', 'user']" in message
+    assert 'replicate="all"' in message
+    assert "got 4" in refusal(callbacks=[GradientAccumulationScheduler({0: 1, 2: 4})])
+
+
+def test_gradient_accumulation_is_allowed_where_tables_are_replicated():
+    assert refusal(TorchRecStrategy(SGD(lr=0.1), replicate="all"), accumulate_grad_batches=2) is None
+
+
+def test_gradient_clipping():
+    message = refusal(gradient_clip_val=1.0)
+    assert "gradient_clip_val=1.0 would not reach" in message
+    assert "clip_dense_only=True" in message
+    allowed = TorchRecStrategy(RowWiseAdagrad(lr=0.1), clip_dense_only=True)
+    assert refusal(allowed, gradient_clip_val=1.0) is None
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_precisions_that_tables_do_not_have(precision):
+    assert f"precision='{precision}'" in refusal(precision=precision)
+
+
+def test_a_gradient_scaler():
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    plugin = MixedPrecision("16-mixed", "cuda", scaler=torch.amp.GradScaler("cpu"))
+    assert "scaled gradient" in refusal(plugins=[plugin])
+
+
+def test_bf16_mixed_trains():
+    assert refusal(precision="bf16-mixed") is None
+
+
+def test_callbacks_that_copy_the_module():
+    assert "StochasticWeightAveraging copies the module" in refusal(callbacks=[StochasticWeightAveraging(0.1)])
+
+
+def test_a_checkpoint_io_that_would_not_be_asked():
+    assert "AsyncCheckpointIO would not be asked" in refusal(plugins=[AsyncCheckpointIO()])
+
+
+def test_a_compiled_module():
+    assert "torch.compile of the whole module" in refusal(module=lambda: torch.compile(InInit()))
+
+
+def test_no_table_optimizer_shows_the_lines_to_add():
+    message = refusal(TorchRecStrategy())
+    assert "no table optimizer for ['item', 'user']" in message
+    assert "def configure_table_optimizers(self):" in message
+    assert "TorchRecStrategy(table_optimizer=RowWiseAdagrad(lr=0.05))" in message
+
+
+def test_a_sharded_table_with_an_optimizer_that_has_no_kernel():
+    message = refusal(TorchRecStrategy({"item": Adam(lr=0.1), "user": SGD(lr=0.1)}))
+    assert "table 'item' is sharded, and TorchRec has no fused Adam on cpu" in message
+    assert "replicate=['embeddings']" in message
+
+
+class Twice(InInit):
+    def training_step(self, batch, batch_idx):
+        self.embeddings(batch["ids"])
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_second_lookup_in_a_training_step():
+    message = refusal(module=Twice)
+    assert "embeddings: looked up twice in one training step" in message
+    assert "['item', 'user']" in message
+    assert refusal(TorchRecStrategy(RowWiseAdagrad(lr=0.1), replicate="all"), module=Twice) is None
+
+
+def test_lookups_without_gradient_or_outside_training_are_free():
+    class Looking(InInit):
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                self.embeddings(batch["ids"])
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            self.embeddings(batch["ids"])
+            super().validation_step(batch, batch_idx)
+
+    assert refusal(module=Looking) is None
+    assert refusal(module=Looking, stage="validate") is None
+
+
+def test_manual_optimization_may_look_up_again_after_a_step():
+    class Manual(InInit):
+        automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            for _ in range(2):
+                loss = self(batch).square().mean()
+                self.optimizers().zero_grad()
+                self.manual_backward(loss)
+                self.optimizers().step()
+
+    class Careless(Manual):
+        def training_step(self, batch, batch_idx):
+            self.manual_backward((self(batch) - self(batch)).sum())
+
+    def build(kind):
+        def make():
+            module = kind()
+            module.automatic_optimization = False
+            return module
+
+        return make
+
+    assert refusal(module=build(Manual)) is None
+    assert "looked up twice" in refusal(module=build(Careless))
+
+
+def bad_batch(feature, value):
+    values = {"history": 3, "who": 4, feature: value}
+    ids = KeyedJaggedTensor(
+        ["history", "who"], torch.tensor([values["history"], values["who"]]), lengths=torch.tensor([1, 1])
+    )
+    return [{"ids": ids, "label": torch.ones(1)}]
+
+
+@pytest.mark.parametrize("replicate", [(), "all"])
+@pytest.mark.parametrize(("feature", "table", "limit"), [("history", "item", 50), ("who", "user", 31)])
+def test_an_id_outside_its_table(replicate, feature, table, limit):
+    for value in (limit, -1):
+        message = refusal(
+            TorchRecStrategy(RowWiseAdagrad(lr=0.1), replicate=replicate),
+            data=lambda value=value: torch.utils.data.DataLoader(bad_batch(feature, value), batch_size=None),
+        )
+        assert f"table '{table}', feature '{feature}': ids must be in [0, {limit}), got {value} on rank 0" in message
+
+
+@pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
+def test_an_id_outside_its_table_ends_all_ranks(sharding):
+    def run():
+        strategy = TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding={"item": sharding, "user": sharding})
+        value = 50 if torch.distributed.get_rank() == 1 else 0
+        trainer(strategy).fit(InInit(), torch.utils.data.DataLoader(bad_batch("history", value), batch_size=None))
+
+    with pytest.raises(RankError, match=r"feature 'history': ids must be in \[0, 50\), got 50 on rank 1"):
+        run_ranks(run, 2, timeout=30)
+
+
+def test_a_subclass_of_a_collection_is_not_thrown_away():
+    class Fancy(EmbeddingBagCollection):
+        pass
+
+    class Module(InInit):
+        def build(self):
+            super().build()
+            self.embeddings = Fancy(self.embeddings.embedding_bag_configs())
+
+    assert "Fancy is a subclass that sharding would throw away" in refusal(module=Module)
+    assert refusal(TorchRecStrategy(SGD(lr=0.1), replicate=["embeddings"]), module=Module) is None
+
+
+def test_a_table_name_that_occurs_twice():
+    class Module(InInit):
+        def build(self):
+            super().build()
+            self.more = EmbeddingBagCollection([EmbeddingBagConfig(num_embeddings=3, embedding_dim=4, name="user")])
+
+    assert "table names must be unique in a module, got 'user' in 'embeddings' and 'more'" in refusal(module=Module)
+
+
+def test_a_frozen_sharded_table_stays_frozen():
+    class Frozen(InInit):
+        def build(self):
+            super().build()
+            self.embeddings.embedding_bags["item"].weight.requires_grad_(False)
+
+    def run():
+        pl.seed_everything(1, verbose=False)
+        module = Frozen()
+        before = {name: weight.clone() for name, weight in module.embeddings.state_dict().items()}
+        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1)))
+        runner.fit(module, loader())
+        after = {table: runner.strategy.local_rows(table)[1] for table in ("item", "user")}
+        assert torch.equal(after["item"], before["embedding_bags.item.weight"])
+        assert not torch.equal(after["user"], before["embedding_bags.user.weight"])
+
+    run_ranks(run, 1)
+
+
+def test_a_module_sharded_with_other_settings():
+    def run():
+        module = InInit()
+        trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1))).fit(module, loader(2))
+        with pytest.raises(ValueError, match=r"sharded already[\s\S]*plain_module"):
+            trainer(TorchRecStrategy(SGD(lr=0.1))).fit(module, loader(2))
+
+    run_ranks(run, 1)
+
+
+def test_the_real_error_is_seen_when_configure_model_fails_on_meta():
+    class Failing(InConfigureModel):
+        def configure_model(self):
+            super().configure_model()
+            self.extra = nn.Linear(2, 2, device="meta")
+            raise KeyError("the real one")
+
+    assert "the real one" in refusal(module=Failing)
+
+
+def test_uneven_ranks_end_together():
+    def run(known):
+        data = loader(3 + 2 * torch.distributed.get_rank())
+        if not known:
+            data = torch.utils.data.DataLoader(Stream(list(data)), batch_size=None)
+        module = InInit()
+        trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1))).fit(module, data)
+        return len(module.losses)
+
+    for known in (True, False):
+        assert run_ranks(run, 2, known) == [3, 3]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_nothing_is_left_in_the_working_directory():
+    before = set(os.listdir())
+    refusal()
+    assert set(os.listdir()) == before
