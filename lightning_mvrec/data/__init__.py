@@ -5,6 +5,7 @@ from lightning_mvrec.data.datamodule import EventsDataModule
 from lightning_mvrec.data.examples import CoveringWindows, LastWindow, Windows
 from lightning_mvrec.data.filters import AllTargets, NovelTargets, TargetFilter
 from lightning_mvrec.data.labels import FieldLabel, Label
+from lightning_mvrec.data.leakage import find_leaks
 from lightning_mvrec.data.negatives import FullCatalogue, Negatives, PopularityNegatives, UniformNegatives
 from lightning_mvrec.data.prepare import prepare
 from lightning_mvrec.data.sources import RawData, Source
@@ -54,6 +55,7 @@ __all__ = [
     "UserMean",
     "ViewStore",
     "Windows",
+    "find_leaks",
     "prepare",
     "synthetic_events",
 ]

@@ -21,7 +21,8 @@ from lightning_mvrec.data.filters import TargetFilter
 from lightning_mvrec.data.labels import Label
 from lightning_mvrec.data.loader import BatchDataset, BatchLoader
 from lightning_mvrec.data.negatives import Negatives
-from lightning_mvrec.data.prepare import Settings, make_settings, prepare, store_path
+from lightning_mvrec.data.prepare import prepare, store_path
+from lightning_mvrec.data.settings import Settings, make_settings
 from lightning_mvrec.data.sources.base import Source
 from lightning_mvrec.data.split import Split
 from lightning_mvrec.data.store import Store

@@ -90,12 +90,12 @@ class Split:
     Attributes:
         needs_times: Whether a source without real times is refused.
         needs_pairs: Whether the source must give held-out pairs.
-        leaks: Whether training may see what tests are about; the summary says so.
+        clean_in_time: Whether nothing is learned from what happens after the first evaluation target of any user.
     """
 
     needs_times: bool = False
     needs_pairs: bool = False
-    leaks: bool = False
+    clean_in_time: bool = False
 
     def assign(self, histories: list[History], candidates: Candidates) -> Assignment:
         """Return the stage of every candidate and of every event."""
@@ -124,6 +124,7 @@ class GlobalTimeSplit(Split):
     """
 
     needs_times = True
+    clean_in_time = True
 
     def __init__(self, val: float = 0.1, test: float = 0.1) -> None:
         _check_shares(val, test)
@@ -243,8 +244,6 @@ class RandomSplit(Split):
         seed: Seed of the draw.
     """
 
-    leaks = True
-
     def __init__(self, val: float = 0.1, test: float = 0.2, seed: int = 0) -> None:
         _check_shares(val, test)
         self.val = val
@@ -275,8 +274,6 @@ class KFold(Split):
     Raises:
         ValueError: If an argument is out of its range.
     """
-
-    leaks = True
 
     def __init__(self, folds: int = 5, fold: int = 0, val: float = 0.1, seed: int = 0) -> None:
         if folds < 2:
