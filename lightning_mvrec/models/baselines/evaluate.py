@@ -145,8 +145,11 @@ def _seen(store: Store, targets: Targets, rows: np.ndarray, filter_seen: list[st
 
 def _joint_key(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return ``(I,)`` integers that order items by one key and then another; equal where both are."""
-    _, key = np.unique(np.stack([first, second], axis=1), axis=0, return_inverse=True)
-    return key.ravel()
+    order = np.lexsort((second, first))
+    new = (np.diff(first[order]) > 0) | (np.diff(second[order]) > 0)
+    key = np.zeros(len(order), dtype=np.int64)
+    key[order[1:]] = np.cumsum(new)
+    return key
 
 
 def _top(

@@ -25,8 +25,7 @@ class ItemKNN(Baseline):
     Args:
         views: Views that are read, as one; None for all.
         shrink: Damps similarities that rest on few users, at least 0.
-        neighbours: Most similar items kept for each item, above 0; None keeps all, which takes memory with large
-            catalogues.
+        neighbours: Most similar items kept for each item, above 0; None keeps all: up to ``I * I`` numbers.
         name: How results call it.
 
     Raises:
@@ -37,7 +36,7 @@ class ItemKNN(Baseline):
         self,
         views: list[str] | None = None,
         shrink: float = 10.0,
-        neighbours: int | None = None,
+        neighbours: int | None = 200,
         name: str = "item-knn",
     ) -> None:
         super().__init__(name)
