@@ -2,6 +2,15 @@
 
 from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.models.multi_view import MultiViewRecommender
+from lightning_mvrec.models.reference import MultiViewRepresentation
 from lightning_mvrec.models.scorers import DotScorer, MLPScorer, Scorer
 
-__all__ = ["DotScorer", "MLPScorer", "ModelOutput", "MultiViewRecommender", "Recommender", "Scorer"]
+__all__ = [
+    "DotScorer",
+    "MLPScorer",
+    "ModelOutput",
+    "MultiViewRecommender",
+    "MultiViewRepresentation",
+    "Recommender",
+    "Scorer",
+]

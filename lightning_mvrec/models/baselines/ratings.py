@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def event_labels(store: Store) -> list[np.ndarray]:
     """Return for each view ``(N,)`` labels of its events, NaN for those that are no target of any stage.
 
-    A target of view ``v`` is event number ``asof[v]`` of its user's history of that view. Labels of evaluation events are
-    known once they have happened: read only those before a target.
+    A target of view ``v`` is event number ``asof[v]`` of its user's history of that view. Labels of evaluation events
+    are known once they have happened: read only those before a target.
     """
     views = [store.view(name) for name in store.schema.view_names]
     labels = [np.full(len(view.items), np.nan) for view in views]
