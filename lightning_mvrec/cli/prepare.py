@@ -28,7 +28,6 @@ def main(argv: list[str]) -> int:
     config = parser.parse_args(argv)
     data = parser.instantiate_classes(config).data if "model" not in config else _data_only(parser, config)
     data.prepare_data()
-    print(data.store_path)
     return 0
 
 

@@ -157,8 +157,8 @@ class MultiViewModule(L.LightningModule):
 
     def _finish(self, stage: str) -> None:
         values = {**self.evaluations[stage].compute(), **self.evaluations[f"{stage}_weights"].compute()}  # type: ignore[operator]
-        # Already reduced over the ranks by the metrics themselves.
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
+        # The metrics have reduced over the ranks already: a mean of equal values, which Lightning would miss otherwise.
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
         self.evaluations[stage].reset()  # type: ignore[operator]
         self.evaluations[f"{stage}_weights"].reset()  # type: ignore[operator]
 

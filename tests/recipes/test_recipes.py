@@ -1,0 +1,83 @@
+"""Every recipe in the folder is found, built and stepped, on small files in the published layouts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_mvrec.cli import fit, prepare
+from tests.recipes.tiny import write_all
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+OVERLAYS = sorted(FOLDER.rglob("hardware/*.yaml"))
+RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - set(OVERLAYS))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_all(root)
+    return root
+
+
+def run(command: str, recipe: Path, data: Path, *words: str) -> None:
+    arguments = ["--config", str(recipe), "--data.store_dir", str(data / "store"), *words]
+    if "root" not in yaml.safe_load(recipe.read_text())["data"]["init_args"] and recipe.name != "quickstart.yaml":
+        arguments += ["--data.root", str(data)]
+    if command == "prepare":
+        assert prepare.main(arguments) == 0
+    else:
+        assert fit.main(command, arguments) == 0
+
+
+def test_all_recipes_are_found():
+    names = [str(path.relative_to(FOLDER)) for path in RECIPES]
+    assert names == [
+        "movielens-100k/click.yaml",
+        "movielens-100k/reference.yaml",
+        "movielens-1m/sasrec.yaml",
+        "quickstart.yaml",
+        "retailrocket/multi_behavior.yaml",
+        "taobao/multi_behavior.yaml",
+    ]
+    assert len(OVERLAYS) == 5
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_builds_and_takes_a_step(recipe, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    run("fit", recipe, data, "--trainer.fast_dev_run", "2", "--run_dir", str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_recipe_says_what_it_is(recipe):
+    assert recipe.read_text().startswith("# ")
+    assert yaml.safe_load(recipe.read_text())["seed_everything"] == 0
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_a_hardware_overlay_sets_trainer_arguments_only(overlay):
+    from lightning import Trainer
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    settings = yaml.safe_load(overlay.read_text())
+    assert list(settings) == ["trainer"]
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parsed = parser.parse_object(settings).trainer
+    expected = {"cpu1": ("cpu", 1, 1), "cpu2": ("cpu", 2, 1), "gpu1": ("gpu", 1, 1), "gpu8": ("gpu", 8, 1)}
+    expected["torchrun_2x8"] = ("gpu", 8, 2)
+    assert (parsed.accelerator, int(parsed.devices), parsed.num_nodes) == expected[overlay.stem]
+
+
+def test_a_recipe_is_prepared_without_training(data, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    run("prepare", FOLDER / "taobao" / "multi_behavior.yaml", data)
+    assert "taobao" in capsys.readouterr().out
+
+
+def test_missing_files_say_what_to_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    with pytest.raises((FileNotFoundError, ValueError), match="Tianchi"):
+        run("prepare", FOLDER / "taobao" / "multi_behavior.yaml", tmp_path)
