@@ -80,7 +80,7 @@ def explain(error: BaseException) -> str | None:
             f"cannot be started: {type(error).__name__}: {first}\n"
             "`mvrec doctor` shows what does not fit and the command that mends it."
         )
-    if isinstance(error, (ValueError, OSError)) and _raised_here(error.__traceback__):
+    if isinstance(error, (ValueError, RuntimeError, OSError)) and _raised_here(error.__traceback__):
         return f"{error}\n({TRACEBACK}=1 shows where this was found.)"
     return None
 

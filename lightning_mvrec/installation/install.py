@@ -123,11 +123,13 @@ def setup_key(project: str, device: str, trio: str) -> str:
 
 
 def _make_venv(folder: Path, dry: bool) -> str:
-    """Create a virtual environment with a recent pip unless it is there; return its interpreter."""
+    """Create a virtual environment with a recent pip unless a sound one is there; return its interpreter."""
     python = str(folder.resolve() / "bin" / "python")
-    if not Path(python).exists():
+    if not _is_sound(folder, python):
         say(f"making the virtual environment {folder}")
-        make = [sys.executable, "-m", "venv", str(folder)]
+        # What is there is cleared only if it is an environment: one of another Python, or one left half made.
+        clear = ["--clear"] if (folder / "pyvenv.cfg").is_file() else []
+        make = [sys.executable, "-m", "venv", *clear, str(folder)]
         if importlib.util.find_spec("ensurepip") is None:  # Debian without python3-venv
             pip_into = [sys.executable, "-m", "pip", "--python", python, "install", "pip"]
             _run([[*make, "--without-pip"], pip_into], dry)
@@ -135,6 +137,18 @@ def _make_venv(folder: Path, dry: bool) -> str:
             _run([make], dry)
     _run([[python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"]], dry)  # --group came with 25.1
     return python
+
+
+def _is_sound(folder: Path, python: str) -> bool:
+    """Whether a folder is a virtual environment of this Python's version with a pip that runs."""
+    config = folder / "pyvenv.cfg"
+    version = r"^version *= *{}\.{}\b".format(*sys.version_info[:2])
+    same = config.is_file() and re.search(version, config.read_text(), flags=re.MULTILINE) is not None
+    return (
+        same
+        and Path(python).exists()
+        and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    )
 
 
 def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 
@@ -72,6 +73,29 @@ def test_another_group_is_added_to_those_that_are_in(calls, project):
     install_into_venv(venv, "cpu", None, str(project), ["lint"])
     assert json.loads((venv / STAMP).read_text())["groups"] == ["lint", "test"]
     assert calls[-1][-4:] == ["--group", "lint", "--group", "test"]
+
+
+def test_an_environment_of_another_python_is_made_again_and_any_other_folder_is_left_as_it_is(calls, project):
+    mine = project / ".venv"
+    mine.mkdir()
+    install_into_venv(mine, "cpu", None, str(project), [])
+    assert calls[0] == [sys.executable, "-m", "venv", str(mine)]
+    (mine / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.8.1\n")
+    (mine / STAMP).unlink()
+    calls.clear()
+    install_into_venv(mine, "cpu", None, str(project), [])
+    assert calls[0] == [sys.executable, "-m", "venv", "--clear", str(mine)]
+
+
+def test_a_sound_environment_is_kept(calls, project, monkeypatch):
+    major, minor = sys.version_info[:2]
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (project / ".venv" / "pyvenv.cfg").write_text(f"version = {major}.{minor}.0\n")
+    install_into_venv(project / ".venv", "cpu", None, str(project), [])
+    assert "venv" not in calls[0]
+    assert calls[0][2:5] == ["pip", "install", "--quiet"]
 
 
 def test_a_set_up_that_failed_is_tried_again(calls, project, monkeypatch):
