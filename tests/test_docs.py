@@ -214,8 +214,21 @@ def test_names_in_the_text_exist(page):
         r"^mvrec ([a-z]\w*)", text, re.MULTILINE
     ):
         assert command in COMMANDS, f"mvrec {command}"
-    for file in re.findall(r"(?<![\w/.-])((?:recipes|docs|tests|lightning_mvrec)/[\w./-]*\.(?:yaml|md|py|svg))", text):
+    files = r"(?<![\w/.-])(recipes/[\w./-]*\.(?:yaml|md)|(?:docs|tests|lightning_mvrec)/[\w./-]*\.(?:md|py|svg))"
+    for file in re.findall(files, text):
         assert (ROOT / file).exists(), f"{file} of {named(page)} is not there"
+
+
+def test_the_reference_model_says_what_was_corrected():
+    text = inspect.getdoc(find("lightning_mvrec.models.MultiViewRepresentation")) or ""
+    for fault in (
+        "splits one of the three views",
+        "``DataLoader``",
+        "sizes of the vocabularies",
+        "a loss that",
+        "``(B, 1)``",
+    ):
+        assert fault in text, fault
 
 
 PAGE = """# Some page
