@@ -15,6 +15,7 @@ import os
 import pickle
 import random
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(_SAFE_NUMPY):
             meta = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
@@ -189,7 +190,9 @@ def read_weights(
         found: Any = saved[key]  # a TensorStorageMetadata, the reader has seen to that
         if tuple(found.size) != tuple(value.size()):
             raise ValueError(f"{path}: {key} must be of shape {tuple(value.size())}, got {tuple(found.size)}")
-    dcp.load(wanted, storage_reader=SafeReader(path), no_dist=alone)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
+        dcp.load(wanted, storage_reader=SafeReader(path), no_dist=alone)
 
 
 def remove(path: str | os.PathLike[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -74,7 +75,7 @@ def sharders() -> list[ModuleSharder[Any]]:
 def make_plan(
     collections: Mapping[str, nn.Module],
     tables: Sequence[Table],
-    sharding: Mapping[str, str],
+    sharding: str | Mapping[str, str],
     device: torch.device,
     ranks_per_node: int,
 ) -> ShardingPlan:
@@ -83,7 +84,8 @@ def make_plan(
     Args:
         collections: Path -> collection, those to be sharded only.
         tables: All tables of the module; replicated ones are passed over.
-        sharding: Table name -> kind of sharding; tables not named are table-wise or row-wise, as the planner likes.
+        sharding: Kind of sharding of all of them, or by table name; tables not named are table-wise or row-wise, as the
+            planner likes.
         device: This rank's device.
         ranks_per_node: Processes on one machine.
 
@@ -92,6 +94,8 @@ def make_plan(
             column-wise sharding of a table with row-wise Adagrad.
     """
     sharded = {table.name: table for table in tables if not table.replicated}
+    if isinstance(sharding, str):
+        sharding = dict.fromkeys(sharded, sharding)
     if unknown := sorted(set(sharding) - set(sharded)):
         raise ValueError(f"sharding must name sharded tables: {unknown} are not among {sorted(sharded)}")
     for name, kind in sharding.items():
@@ -105,11 +109,9 @@ def make_plan(
         container.add_module(path.replace(".", "/"), collection)
     hbm = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=dist.get_world_size(),
-            compute_device=device.type,
-            local_world_size=ranks_per_node,
-            hbm_cap=hbm,
+        topology=TopologyFactory.create_topology(
+            TrainerConfig(world_size=dist.get_world_size(), local_world_size=ranks_per_node, hbm_cap_bytes=hbm),
+            kernel_config=KernelConfig(compute_device=device.type),
         ),
         # The rest of the model, its gradients and the activations need room beside the tables.
         storage_reservation=FixedPercentageStorageReservation(0.25),
@@ -172,10 +174,9 @@ class PlanReport:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     def __str__(self) -> str:
-        head = ["table", "rows", "dim", "sharding", "kernel", "optimizer", "rows on a rank", "MB on a rank"]
+        head = ["table", "rows", "dim", "sharding", "kernel", "optimizer", "rows on a rank", "memory on a rank"]
         lines = [head]
         for table in self.tables:
-            megabytes = [round(count / 1e6, 1) for count in table.bytes_on_rank]
             lines.append(
                 [
                     table.table,
@@ -185,7 +186,7 @@ class PlanReport:
                     table.kernel,
                     table.optimizer,
                     _per_rank(table.rows_on_rank),
-                    _per_rank(megabytes),
+                    _per_rank(table.bytes_on_rank, _memory),
                 ]
             )
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -196,10 +197,18 @@ class PlanReport:
         return "\n".join([f"Embedding tables on {ranks} ({self.device}):", *text])
 
 
-def _per_rank(values: Sequence[float]) -> str:
+def _per_rank(values: Sequence[int], text: Callable[[int], str] = str) -> str:
     if len(values) <= 4:
-        return " | ".join(str(value) for value in values)
-    return f"{min(values)} .. {max(values)}"
+        return " | ".join(text(value) for value in values)
+    return f"{text(min(values))} .. {text(max(values))}"
+
+
+def _memory(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} GB"
 
 
 def report(tables: Sequence[Table], plan: ShardingPlan, device: torch.device) -> PlanReport:

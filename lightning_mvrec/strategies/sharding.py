@@ -119,7 +119,7 @@ def shard_tables(
     device: torch.device,
     ranks_per_node: int,
     table_optimizer: TableOptimizer | Mapping[str, TableOptimizer] | None = None,
-    sharding: Mapping[str, str] | None = None,
+    sharding: str | Mapping[str, str] | None = None,
     replicate: str | Sequence[str] = (),
     replicate_below: int = 0,
     check_ids: bool = True,
@@ -134,7 +134,7 @@ def shard_tables(
             refuse.
     """
     sharding = sharding or {}
-    settings = (table_optimizer, dict(sharding), replicate, replicate_below)
+    settings = (table_optimizer, sharding, replicate, replicate_below)
     if (known := _known.get(module)) is not None:
         _refuse_other_settings(known, settings)
         check([table.name for table in known.sharded])

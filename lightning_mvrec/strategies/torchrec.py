@@ -14,6 +14,7 @@ from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import _augment_message
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -23,6 +24,7 @@ from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.loaders import even_out
+from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import PlanReport
 from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
@@ -34,7 +36,8 @@ class TorchRecStrategy(DDPStrategy):
     Args:
         table_optimizer: How tables are trained: one for all, or by table name. None: the module's
             ``configure_table_optimizers()``, or what ``apply_optimizer_in_backward`` has said.
-        sharding: Table name -> ``row_wise``, ``table_wise``, ``column_wise``, ...; others as TorchRec's planner likes.
+        sharding: ``"row_wise"``, ``"table_wise"``, ``"column_wise"``, ... for every table that is sharded, or by table name;
+            others as TorchRec's planner likes.
         replicate: Collections (their paths in the module) or tables to keep whole on every rank, or ``"all"``.
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
@@ -52,7 +55,7 @@ class TorchRecStrategy(DDPStrategy):
     def __init__(
         self,
         table_optimizer: TableOptimizer | dict[str, TableOptimizer] | None = None,
-        sharding: dict[str, str] | None = None,
+        sharding: str | dict[str, str] | None = None,
         replicate: str | Sequence[str] = (),
         replicate_below: int = 0,
         schedule_tables: bool = True,
@@ -62,7 +65,7 @@ class TorchRecStrategy(DDPStrategy):
     ) -> None:
         super().__init__(**ddp)
         self._table_optimizer = table_optimizer
-        self._sharding: Mapping[str, str] = dict(sharding or {})
+        self._sharding = sharding if isinstance(sharding, str) else dict(sharding or {})
         self._replicate = replicate
         self._replicate_below = replicate_below
         self._schedule_tables = schedule_tables
@@ -104,6 +107,7 @@ class TorchRecStrategy(DDPStrategy):
         assert self.accelerator is not None
         assert self.model is not None
         assert self.lightning_module is not None
+        quiet()
         self.accelerator.setup(trainer)
         if type(self._checkpoint_io) not in (type(None), TorchCheckpointIO):
             raise ValueError(
@@ -199,6 +203,17 @@ class TorchRecStrategy(DDPStrategy):
         self.precision_plugin.teardown()
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Say how to allow unused parameters under this strategy."""
+        _augment_message(
+            exception,
+            pattern=".*Expected to have finished reduction in the prior iteration.*",
+            new_message=(
+                "Your LightningModule has dense parameters that did not take part in the loss of training_step, on "
+                "this rank at least. If that is meant, use TorchRecStrategy(find_unused_parameters=True)."
+            ),
+        )
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
