@@ -63,6 +63,7 @@ docs: python
 
 wheel: python
 	@$(SETUP) --group wheel
+	rm -rf build  # setuptools would pack files that were removed since
 	$(BIN)/python -m build --wheel
 
 clean:
