@@ -28,7 +28,7 @@ class Vocabulary:
     def __init__(self, ids: Any) -> None:
         self._index = pd.Index(np.asarray(ids, dtype=object if len(ids) == 0 else None))
         if not self._index.is_unique:
-            twice = self._index[self._index.duplicated()][0]
+            twice = self._index[self._index.duplicated()].tolist()[0]
             raise ValueError(f"ids must be distinct, got {twice!r} twice")
 
     def __len__(self) -> int:

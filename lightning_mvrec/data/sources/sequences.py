@@ -45,10 +45,10 @@ def read_pairs(path: Path) -> pd.DataFrame:
     names = ["user", "item"]
     try:
         frame = pd.read_csv(path, sep=r"\s+", header=None, names=names, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path} must have at least one event, it is empty") from error
     except pd.errors.ParserError as error:
-        raise ValueError(f"{path} must have {len(names)} columns ({', '.join(names)}) a line: {error}") from error
+        raise ValueError(f"{path} must have lines 'user item': {error}") from error
+    if not len(frame):
+        raise ValueError(f"{path} must have at least one event, it is empty")
     numbers = frame.apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna() | (numbers % 1 != 0)
     if bad.to_numpy().any():
