@@ -51,7 +51,7 @@ class MultiViewBatch:
         catalogue: Whether ``items`` is the whole item table, in order (full softmax).
         total_weight: Sum of the weights over ALL ranks divided by the number of ranks: a loss is
             ``sum(weight * loss) / total_weight`` on each rank, and the mean over ranks is the global mean.
-        example_B: ``(B,)`` int64, number of each example in its stage, for predictions; -1 for rows that even out ranks.
+        example_B: ``(B,)`` int64, each example's number in its stage, for predictions; -1 for rows that even out ranks.
         seen_row: Item-table rows to leave out of a ranking, jagged over users (evaluation only), or None.
         seen_lengths_B: ``(B,)`` int64, how many of ``seen_row`` each user owns, or None.
     """

@@ -16,7 +16,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lightning_mvrec.cli.report import Result, draw_comparison, format_table, mean_and_spread, read_results, write_results
+from lightning_mvrec.cli.report import (
+    Result,
+    draw_comparison,
+    format_table,
+    mean_and_spread,
+    read_results,
+    write_results,
+)
 from lightning_mvrec.cli.run_folder import choose_run_dir
 
 FULL = "model"

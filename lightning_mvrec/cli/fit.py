@@ -43,7 +43,9 @@ class RecipeCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to a run rather than to the trainer, the model or the data."""
         parser.add_argument("--run_dir", type=str | None, default=None, help="folder to write to; runs/<recipe>/<time>")
-        parser.add_argument("--baselines", type=list[Baseline], default=[], help="models to print beside the trained one")
+        parser.add_argument(
+            "--baselines", type=list[Baseline], default=[], help="models printed beside the trained one"
+        )
 
     def before_instantiate_classes(self) -> None:
         """Send everything that is written to the run's folder."""
@@ -57,9 +59,9 @@ class RecipeCLI(LightningCLI):
         if self._get(self.config_init, "trainer").logger in (None, True):
             kwargs["logger"] = CSVLogger(self.run_dir, name="", version="")
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.insert(0, self.history)
+        trainer.callbacks.insert(0, self.history)  # type: ignore[attr-defined]
         if self.subcommand == "predict":
-            trainer.callbacks.append(PredictionWriter(self.run_dir / "predictions.csv"))
+            trainer.callbacks.append(PredictionWriter(self.run_dir / "predictions.csv"))  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -71,7 +73,7 @@ class RecipeCLI(LightningCLI):
         """Measure the chosen checkpoint on both splits, print and keep the results."""
         seconds = time.perf_counter() - self._started
         module, trainer = self.model, self.trainer
-        if trainer.fast_dev_run or trainer.interrupted:
+        if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
         checkpoint = trainer.checkpoint_callback
         best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""

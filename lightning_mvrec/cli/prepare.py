@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _data_only(parser: LightningArgumentParser, config) -> EventsDataModule:  # type: ignore[no-untyped-def]
+def _data_only(parser: LightningArgumentParser, config) -> EventsDataModule:
     """Build the data module without the model and the trainer."""
     for name in ("model", "trainer", "baselines"):
         config.pop(name, None)

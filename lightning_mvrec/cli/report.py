@@ -39,7 +39,13 @@ def read_results(path: Path) -> list[Result]:
     """Read what :func:`write_results` wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Result(row["model"], row["split"], row["metric"], float(row["value"]), int(row["seed"]) if row["seed"] else None)
+            Result(
+                model=row["model"],
+                split=row["split"],
+                metric=row["metric"],
+                value=float(row["value"]),
+                seed=int(row["seed"]) if row["seed"] else None,
+            )
             for row in csv.DictReader(file)
         ]
 
@@ -153,7 +159,7 @@ def draw_comparison(path: Path, results: Sequence[Result], split: str, metric: s
     plt.close(figure)
 
 
-def _pyplot():  # type: ignore[no-untyped-def]
+def _pyplot():
     import matplotlib
 
     matplotlib.use("Agg")

@@ -117,7 +117,7 @@ class MultiViewRecommender(Recommender):
         encoder, view = self.encoders[name], batch.views[name]
         if not encoder.causal and batch.target_BK.shape[1] > 1:
             raise ValueError(
-                f"encoder {type(encoder).__name__} of view {name!r} is not causal and would see a user's later targets: "
+                f"encoder {type(encoder).__name__} of view {name!r} is not causal and would see later targets: "
                 f"a batch may hold one target a user, got {batch.target_BK.shape[1]}; set max_targets to 1"
             )
         x_BTD = to_padded(item_MD[view.position_E], view.lengths_B)

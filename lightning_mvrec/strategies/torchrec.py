@@ -36,7 +36,7 @@ class TorchRecStrategy(DDPStrategy):
     Args:
         table_optimizer: How tables are trained: one for all, or by table name. None: the module's
             ``configure_table_optimizers()``, or what ``apply_optimizer_in_backward`` has said.
-        sharding: ``"row_wise"``, ``"table_wise"``, ``"column_wise"``, ... for every table that is sharded, or by table name;
+        sharding: ``"row_wise"``, ``"table_wise"``, ``"column_wise"``, ... for all sharded tables, or by table name;
             others as TorchRec's planner likes.
         replicate: Collections (their paths in the module) or tables to keep whole on every rank, or ``"all"``.
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.

@@ -101,7 +101,7 @@ class RankingEvaluation(Evaluation):
 
     Args:
         k: Cut-offs; the first one chooses the model.
-        coverage: Whether to measure which share of the catalogue the top ``max(k)`` lists reach (costs a top-k a batch).
+        coverage: Whether to measure the share of the catalogue that the top ``max(k)`` lists reach (a top-k a batch).
         chunk: Items looked up at a time when a pass starts, above 0.
 
     Raises:
@@ -129,7 +129,9 @@ class RankingEvaluation(Evaluation):
                 "use DotScorer and a fusion that does not look at the candidate, or PointwiseEvaluation"
             )
         if catalogue is None:
-            raise ValueError("evaluation RankingEvaluation needs the trainer's data module to be an EventsDataModule, got another")
+            raise ValueError(
+                "evaluation RankingEvaluation needs an EventsDataModule as the trainer's data, got another"
+            )
         rank, size = world()
         per_rank = -(-schema.num_items // size)
         first, last = min(rank * per_rank, schema.num_items), min((rank + 1) * per_rank, schema.num_items)
@@ -176,7 +178,9 @@ class RankingEvaluation(Evaluation):
         if self._covered is not None:
             self._covered.reset()
 
-    def _gather(self, batch: MultiViewBatch, output: ModelOutput) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, slice]:
+    def _gather(
+        self, batch: MultiViewBatch, output: ModelOutput
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, slice]:
         """Join the rows of all ranks: states, targets, their scores, seen items and which rows are this rank's."""
         position_R = batch.target_BK[output.user_R, output.step_R]
         score_R = dot_scores(output.user_RD, output.item_MD[position_R])

@@ -147,7 +147,9 @@ class MultiViewModule(L.LightningModule):
 
     def _start(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
-        features = datamodule.collator().item_features if hasattr(datamodule, "collator") else None
+        features = (
+            datamodule.collator().item_features if datamodule is not None and hasattr(datamodule, "collator") else None
+        )
         self.evaluations[stage].start(self.model, self.schema, features, self.device)  # type: ignore[operator]
 
     def _measure(self, stage: str, batch: MultiViewBatch) -> None:

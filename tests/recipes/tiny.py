@@ -46,9 +46,11 @@ def movielens_1m(root: Path, rng: np.random.Generator) -> None:
         for item in rng.choice(np.arange(1, ITEMS + 1), 20, replace=False)
     ]
     _write(folder / "ml-1m.txt", lines)
-    films = [f"{item + 100}::Film {item} (1995)::{'Comedy|Drama' if item % 2 else 'Action'}" for item in range(1, ITEMS + 1)]
+    genres = ["Action", "Comedy|Drama"]
+    films = [f"{item + 100}::Film {item} (1995)::{genres[item % 2]}" for item in range(1, ITEMS + 1)]
     _write(folder / "movies.dat", films, "latin-1")
-    _write(folder / "users.dat", [f"{user + 500}::{'MF'[user % 2]}::25::{user % 5}::12345" for user in range(1, USERS + 1)])
+    people = [f"{user + 500}::{'MF'[user % 2]}::25::{user % 5}::12345" for user in range(1, USERS + 1)]
+    _write(folder / "users.dat", people)
     _write(folder / "sas_to_original_items.txt", [f"{item} {item + 100}" for item in range(1, ITEMS + 1)])
     _write(folder / "sas_to_original_users.txt", [f"{user} {user + 500}" for user in range(1, USERS + 1)])
 
@@ -72,16 +74,19 @@ def retailrocket(root: Path, rng: np.random.Generator) -> None:
     for number in range(USERS * 20):
         kind = kinds[rng.integers(0, 4)]
         transaction = number if kind == "transaction" else ""
-        lines.append(f"{1430623510000 + number * 60000},{rng.integers(0, USERS)},{kind},{rng.integers(0, ITEMS)},{transaction}")
+        time, user, item = 1430623510000 + number * 60000, rng.integers(0, USERS), rng.integers(0, ITEMS)
+        lines.append(f"{time},{user},{kind},{item},{transaction}")
     _write(folder / "events.csv", lines)
-    _write(folder / "test_buy.csv", ["visitorid,itemid", *[f"{user},{rng.integers(0, ITEMS)}" for user in range(USERS)]])
+    pairs = [f"{user},{rng.integers(0, ITEMS)}" for user in range(USERS)]
+    _write(folder / "test_buy.csv", ["visitorid,itemid", *pairs])
 
 
 def amazon_beauty(root: Path, rng: np.random.Generator) -> None:
     """``user item item ...`` a line, and titles and category paths."""
     folder = _folder(root, "amazon-beauty")
     lines = [
-        " ".join(map(str, [user, *rng.choice(np.arange(1, ITEMS + 1), 8, replace=False)])) for user in range(1, USERS + 1)
+        " ".join(map(str, [user, *rng.choice(np.arange(1, ITEMS + 1), 8, replace=False)]))
+        for user in range(1, USERS + 1)
     ]
     _write(folder / "sequences.txt", lines)
     items = [
