@@ -1,4 +1,7 @@
-"""Every rank the same number of batches: a rank that has one more would wait for the others for ever."""
+"""Batches on their way to the module: every rank the same number of them, and ids copied without waiting.
+
+A rank that has one batch more than the others would wait for them for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
-def even_out(loader: Any, device: torch.device) -> Any:
+def even_out(loader: Any, device: torch.device, may_stop_early: bool) -> Any:
     """Return ``loader``, or one that ends on all ranks at once if their numbers of batches differ or are unknown.
 
     Loaders that know their length are compared once; others ask in every step whether all ranks have a batch, which
     costs one small all-reduce. Every rank must call this.
+
+    Args:
+        loader: This rank's loader.
+        device: Device for the exchange.
+        may_stop_early: Whether batches that not every rank has may be left out, with a warning.
+
+    Raises:
+        ValueError: If numbers of batches differ and none may be left out.
     """
     if dist.get_world_size() == 1:
         return loader
@@ -27,13 +39,21 @@ def even_out(loader: Any, device: torch.device) -> Any:
     smallest, largest = int(bounds[0]), -int(bounds[1])
     if smallest == largest and length >= 0:
         return loader
-    if smallest >= 0:
-        rank_zero_warn(
-            f"ranks have {smallest} to {largest} batches; all stop after {smallest}. "
-            "Give every rank the same number of batches to train on all of them"
-        )
-        return EvenLoader(loader, device, smallest)
-    return EvenLoader(loader, device, None)
+    if smallest < 0:
+        return EvenLoader(loader, device, None, may_stop_early)
+    if not may_stop_early:
+        raise ValueError(_UNEVEN.format(f"got {smallest} to {largest}"))
+    rank_zero_warn(
+        f"ranks have {smallest} to {largest} batches; all stop after {smallest}. "
+        "Give every rank the same number of batches to train on all of them"
+    )
+    return EvenLoader(loader, device, smallest, may_stop_early)
+
+
+_UNEVEN = (
+    "every rank must have the same number of batches, since all look up together: {}. Pad the smaller ones (with rows "
+    'of weight 0), use one process, or replicate the tables: TorchRecStrategy(replicate="all")'
+)
 
 
 class EvenLoader:
@@ -43,12 +63,14 @@ class EvenLoader:
         loader: This rank's loader; attributes that this class lacks are its.
         device: Device for the exchange.
         length: Batches that every rank has, or None if that is not known beforehand.
+        may_stop_early: Whether batches that not every rank has may be left out.
     """
 
-    def __init__(self, loader: Any, device: torch.device, length: int | None) -> None:
+    def __init__(self, loader: Any, device: torch.device, length: int | None, may_stop_early: bool) -> None:
         self._loader = loader
         self._device = device
         self._length = length
+        self._may_stop_early = may_stop_early
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._loader)
@@ -58,9 +80,13 @@ class EvenLoader:
             return
         while True:
             batch = next(batches, self)
-            everybody = torch.tensor([int(batch is not self)], device=self._device)
-            dist.all_reduce(everybody, dist.ReduceOp.MIN)
-            if not everybody.item():
+            mine = int(batch is not self)
+            agreed = torch.tensor([mine, -mine], device=self._device)
+            dist.all_reduce(agreed, dist.ReduceOp.MIN)
+            everybody, anybody = bool(agreed[0]), bool(agreed[1])
+            if not everybody:
+                if anybody and not self._may_stop_early:
+                    raise ValueError(_UNEVEN.format("one has no more"))
                 return
             yield batch
 
@@ -73,3 +99,14 @@ class EvenLoader:
         if name.startswith("__") or "_loader" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._loader, name)
+
+
+def copy_ids(batch: Any, device: torch.device) -> Any:
+    """Move the KeyedJaggedTensors of a batch without waiting; in dicts, lists and tuples they are found too."""
+    if isinstance(batch, KeyedJaggedTensor):
+        return batch.to(device, non_blocking=True)
+    if type(batch) is dict:
+        return {key: copy_ids(value, device) for key, value in batch.items()}
+    if type(batch) in (list, tuple):
+        return type(batch)(copy_ids(value, device) for value in batch)
+    return batch

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 import torch.distributed as dist
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins import ClusterEnvironment, TorchCheckpointIO
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.fabric.utilities.init import _materialize_meta_tensors
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.overrides.distributed import _sync_module_states
@@ -23,7 +26,7 @@ from torch.optim import Optimizer
 from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
-from lightning_mvrec.strategies.loaders import even_out
+from lightning_mvrec.strategies.loaders import copy_ids, even_out
 from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import PlanReport
@@ -43,7 +46,15 @@ class TorchRecStrategy(DDPStrategy):
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
         check_ids: Whether to raise for ids outside a table: one pass over the ids of each lookup.
         clip_dense_only: Whether ``gradient_clip_val``, which cannot reach sharded tables, may be used all the same.
-        ddp: Arguments of ``DDPStrategy``, such as ``find_unused_parameters``.
+        find_unused_parameters: DDP's: whether dense parameters may be left out of the loss on some rank.
+        static_graph: DDP's: whether the dense part does the same in every step.
+        gradient_as_bucket_view: DDP's: gradients share memory with what is exchanged.
+        broadcast_buffers: DDP's: whether buffers of dense layers follow rank 0's.
+        ddp_comm_hook: DDP's: how dense gradients are exchanged on CUDA.
+        ddp_comm_state: State of ``ddp_comm_hook``.
+        process_group_backend: ``gloo``, ``nccl``, ... None: what fits the device.
+        timeout: After this time, a rank that waits for another gives up.
+        cluster_environment: Lightning's: how processes find each other; None: as Lightning detects it.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -61,9 +72,27 @@ class TorchRecStrategy(DDPStrategy):
         schedule_tables: bool = True,
         check_ids: bool = True,
         clip_dense_only: bool = False,
-        **ddp: Any,
+        find_unused_parameters: bool = False,
+        static_graph: bool = False,
+        gradient_as_bucket_view: bool = False,
+        broadcast_buffers: bool = True,
+        ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_state: object | None = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta = default_pg_timeout,
+        cluster_environment: ClusterEnvironment | None = None,
     ) -> None:
-        super().__init__(**ddp)
+        super().__init__(
+            cluster_environment=cluster_environment,
+            ddp_comm_hook=ddp_comm_hook,
+            ddp_comm_state=ddp_comm_state,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+            find_unused_parameters=find_unused_parameters,
+            static_graph=static_graph,
+            gradient_as_bucket_view=gradient_as_bucket_view,
+            broadcast_buffers=broadcast_buffers,
+        )
         self._table_optimizer = table_optimizer
         self._sharding = sharding if isinstance(sharding, str) else dict(sharding or {})
         self._replicate = replicate
@@ -180,8 +209,20 @@ class TorchRecStrategy(DDPStrategy):
         self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables), *others]
 
     def process_dataloader(self, dataloader: object) -> object:
-        """End on all ranks at once."""
-        return even_out(dataloader, self.root_device)
+        """End on all ranks at once in training; an evaluation must not lose batches, and is refused if it would."""
+        assert self.lightning_module is not None
+        assert self._tables is not None
+        training = bool(self.lightning_module.trainer.training)
+        if not training and not self._tables.sharded:
+            return dataloader  # without sharded tables nobody waits for anybody
+        return even_out(dataloader, self.root_device, may_stop_early=training)
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Move a batch; ragged ids in pinned memory are copied without waiting, as Lightning does with tensors."""
+        target = device or self.root_device
+        if target.type == "cuda":
+            batch = copy_ids(batch, target)
+        return super().batch_to_device(batch, device, dataloader_idx)
 
     def teardown(self) -> None:
         """Unwrap the module and let go. Sharded tables stay on their device: their kernels do not move with a module.
