@@ -1,7 +1,11 @@
-"""Events to batches: the only place that knows pandas."""
+"""Events to batches: the only place that knows pandas.
+
+``EventsDataModule`` is imported at its first use, so that stores can be read where lightning is not installed.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from lightning_mvrec.data.collate import Collator
-from lightning_mvrec.data.datamodule import EventsDataModule
 from lightning_mvrec.data.examples import CoveringWindows, LastWindow, Windows
 from lightning_mvrec.data.filters import AllTargets, NovelTargets, TargetFilter
 from lightning_mvrec.data.labels import FieldLabel, Label
@@ -21,6 +25,9 @@ from lightning_mvrec.data.split import (
 from lightning_mvrec.data.store import Store, Targets, ViewStore
 from lightning_mvrec.data.synthetic import SyntheticEvents, synthetic_events
 from lightning_mvrec.data.transforms import Identity, MinMax, Standardise, Transform, UserMean
+
+if TYPE_CHECKING:
+    from lightning_mvrec.data.datamodule import EventsDataModule
 
 __all__ = [
     "AllTargets",
@@ -59,3 +66,11 @@ __all__ = [
     "prepare",
     "synthetic_events",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EventsDataModule":
+        from lightning_mvrec.data.datamodule import EventsDataModule
+
+        return EventsDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,7 @@ class Collator:
     def __init__(
         self, store: Store, schema: Schema, negatives: Negatives | None = None, filter_seen: tuple[str, ...] = ()
     ) -> None:
-        self.store = store
+        self.store = store.open()
         self.schema = schema
         self.negatives = negatives
         self.filter_seen = filter_seen

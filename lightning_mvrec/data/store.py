@@ -101,6 +101,15 @@ class Store:
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (os.fspath(self.path),)
 
+    def open(self) -> Store:
+        """Map every array that batches are built from, and return the store.
+
+        Done before worker processes are forked: they share the maps, and numpy parses array headers as Python source,
+        which CPython 3.11 was seen to fail at in a forked worker ("AST constructor recursion depth mismatch").
+        """
+        _ = self._views, self.item_fields, self.user_fields, self.user_trained
+        return self
+
     @property
     def summary(self) -> str:
         """What was prepared, as text."""
