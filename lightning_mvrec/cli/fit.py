@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_mvrec.strategies  # noqa: F401  registers "torchrec"
+from lightning_mvrec.cli.parser import RecipeParser
 from lightning_mvrec.cli.report import Result, draw_run, format_table, write_results
 from lightning_mvrec.cli.run_folder import choose_run_dir, config_paths
 from lightning_mvrec.data import EventsDataModule
@@ -164,6 +165,8 @@ def main(command: str, argv: list[str]) -> int:
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_callback=None,
+        parser_class=RecipeParser,
+        auto_configure_optimizers=False,
         seed_everything_default=0,
         trainer_defaults=TRAINER_DEFAULTS,
         parser_kwargs={

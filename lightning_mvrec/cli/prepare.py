@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import lightning as L
-from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_mvrec.cli.fit import TRAINER_DEFAULTS
+from lightning_mvrec.cli.parser import RecipeParser
 from lightning_mvrec.data import EventsDataModule
 from lightning_mvrec.models.baselines import Baseline
 from lightning_mvrec.training import MultiViewModule
@@ -15,7 +15,7 @@ from lightning_mvrec.training import MultiViewModule
 
 def main(argv: list[str]) -> int:
     """Prepare the data of a recipe; its other parts are checked and left alone."""
-    parser = LightningArgumentParser(prog="mvrec prepare", description="Prepare the data of a recipe once.")
+    parser = RecipeParser(prog="mvrec prepare", description="Prepare the data of a recipe once.")
     parser.add_argument("--config", "-c", action="config", help="a recipe; given again, later ones win")
     parser.add_lightning_class_args(EventsDataModule, "data", subclass_mode=True)
     parser.add_lightning_class_args(MultiViewModule, "model", subclass_mode=True, required=False)
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _data_only(parser: LightningArgumentParser, config) -> EventsDataModule:
+def _data_only(parser: RecipeParser, config) -> EventsDataModule:
     """Build the data module without the model and the trainer."""
     for name in ("model", "trainer", "baselines"):
         config.pop(name, None)

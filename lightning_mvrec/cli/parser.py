@@ -1,0 +1,81 @@
+"""Command lines and recipes that are not understood: one message that names the place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_mvrec.cli.run_folder import config_paths
+
+_NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|Key '([^']+)' is not")
+# Lines of jsonargparse that repeat what was typed, or say which types were tried.
+_NOISE = re.compile(r"^\s*(- Expected a <class 'NoneType'>|Given value|Does not validate|Subtypes:|Errors:)")
+
+
+class RecipeParser(LightningArgumentParser):
+    """A parser that refuses a misspelt key with its full path and the file it stands in."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviation would let a misspelt option through.
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and where, and exit with status 2."""
+        command = f"mvrec {sys.argv[1]}" if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "mvrec"
+        print(f"{command}: {explain(message, sys.argv[1:])}", file=sys.stderr)
+        print(f"`{command} --help` lists what is accepted.", file=sys.stderr)
+        self.exit(2)
+
+
+def explain(message: str, words: list[str]) -> str:
+    """Say in a line or two what jsonargparse's message is about.
+
+    Args:
+        message: What jsonargparse says.
+        words: The command line, in whose words and ``--config`` files a refused key is looked for.
+
+    Example:
+        >>> explain("Option 'wdth' is not accepted", ["fit", "--model.wdth=3"])
+        'model.wdth (command line) is not a known key'
+    """
+    found = _NOT_ACCEPTED.search(message)
+    if found is None:
+        lines = [line.strip().lstrip("- ") for line in message.splitlines() if line.strip() and not _NOISE.match(line)]
+        return "\n  ".join(line for line in lines if not line.startswith("Type "))
+    name = next(group for group in found.groups() if group)
+    places = [place for place in _places(name.split(".")[-1], words) if place.split()[0].endswith(name)] or [name]
+    known = re.findall(r"'([A-Za-z_][A-Za-z_0-9]*)'", message.partition("Accepted")[2])
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{' and '.join(places)} is not a known key{hint}"
+
+
+def _places(key: str, words: list[str]) -> Iterator[str]:
+    """Yield every place of a key: its dotted path with the file, or the command line."""
+    for path in config_paths(words):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            continue
+        for place in _paths(content, key):
+            yield f"{place} ({path})"
+    for word in words:
+        option = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and key in option.split("."):
+            yield f"{option} (command line)"
+
+
+def _paths(content: Any, key: str, prefix: str = "") -> Iterator[str]:
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in items:
+        place = f"{prefix}.{name}" if prefix else str(name)
+        if name == key:
+            yield place
+        yield from _paths(value, key, place)

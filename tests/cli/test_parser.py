@@ -1,0 +1,47 @@
+import pytest
+
+from lightning_mvrec.cli.parser import explain
+
+NESTED = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'a.B':
+        Parser key "encoders":
+          Type collections.abc.Callable expects a function: Option 'half_lief' is not accepted. Got value: ...
+    - Expected a <class 'NoneType'>
+  Given value: {...}"""
+
+
+def test_a_misspelt_key_is_named_with_its_full_path_and_file(tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("model: {init_args: {encoders: {click: {init_args: {half_lief: 3}}}}}")
+    message = explain(NESTED, ["fit", "--config", str(recipe)])
+    assert message == f"model.init_args.encoders.click.init_args.half_lief ({recipe}) is not a known key"
+
+
+def test_a_key_known_elsewhere_is_named_where_it_is_wrong(tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("trainer: {max_epochs: 3}\ntraner: {max_epochs: 3}")
+    message = explain("Subcommand 'fit' does not accept option 'traner.max_epochs'", ["fit", "--config", str(recipe)])
+    assert message == f"traner.max_epochs ({recipe}) is not a known key"
+
+
+def test_the_command_line_is_named():
+    assert explain(NESTED, ["fit", "--model.half_lief=3"]) == "model.half_lief (command line) is not a known key"
+
+
+def test_items_of_lists_are_numbered(tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("trainer: {callbacks: [{init_args: {}}, {init_args: {half_lief: 1}}]}")
+    assert "trainer.callbacks.1.init_args.half_lief" in explain(NESTED, ["fit", "--config", str(recipe)])
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ('Parser key "a":\n  Errors:\n    - Expected a <class \'int\'>. Got value: x', "Expected a <class 'int'>"),
+        ("Problems parsing config: line 1", "Problems parsing config: line 1"),
+    ],
+)
+def test_other_refusals_keep_their_reason(message, expected):
+    assert expected in explain(message, ["fit"])
