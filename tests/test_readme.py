@@ -44,6 +44,12 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
-def test_the_configuration_of_the_documentation_lists_pages_that_exist():
-    configuration = yaml.safe_load((ROOT / ".ci" / "mkdocs.yml").read_text())
-    assert (ROOT / ".ci" / configuration["docs_dir"]).resolve() == ROOT / "docs"
+def test_every_page_has_its_place_in_the_documentation():
+    def pages(nav):
+        for entry in nav:
+            for value in entry.values() if isinstance(entry, dict) else [entry]:
+                yield from pages(value) if isinstance(value, list) else [value]
+
+    docs = ROOT / "docs"
+    nav = yaml.safe_load((ROOT / ".ci" / "mkdocs.yml").read_text())["nav"]
+    assert sorted(pages(nav)) == sorted(page.relative_to(docs).as_posix() for page in docs.rglob("*.md"))

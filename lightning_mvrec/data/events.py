@@ -168,11 +168,11 @@ def clean_times(where: str, column: str, values: pd.Series) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         if pd.api.types.is_integer_dtype(values) and not values.isna().any():
             return values.to_numpy(dtype=np.int64)
-        number = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        bad = ~np.isfinite(number)
+        seconds = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        bad = ~np.isfinite(seconds)
         if bad.any():
             raise refuse(bad)
-        return np.floor(number).astype(np.int64)
+        return np.floor(seconds).astype(np.int64)
     if not pd.api.types.is_datetime64_any_dtype(values):
         number = pd.to_numeric(values, errors="coerce")
         if number.notna().all():
