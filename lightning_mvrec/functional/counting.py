@@ -11,14 +11,14 @@ from torch import Tensor
 from lightning_mvrec.functional.ranking import seen_entries
 
 
-def dot_scores(user_BD: Tensor, item_BD: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+def dot_scores(user_BD: Tensor, item_BD: Tensor) -> Tensor:
     """Return ``(B,)`` dot products, as :func:`count_at_least` takes them.
 
     Products of float32 numbers are summed in float64 and rounded once: the order of the sum, which differs between
     matrix products of different shapes, shows no more (but for one score in about 10**8). Items with equal vectors so
     tie, and a score counted on one rank equals that computed on another.
     """
-    return (user_BD.to(dtype) * item_BD.to(dtype)).sum(-1).float()
+    return (user_BD.double() * item_BD.double()).sum(-1).float()
 
 
 def count_at_least(
@@ -29,7 +29,6 @@ def count_at_least(
     first_row: int = 0,
     seen_row: Tensor | None = None,
     seen_lengths_B: Tensor | None = None,
-    dtype: torch.dtype = torch.float64,
     max_elements: int = 2**20,
 ) -> Tensor:
     """Count the items of rows ``[first_row, first_row + I)`` that are ahead of each row's target.
@@ -42,13 +41,11 @@ def count_at_least(
     Args:
         user_BD: User states.
         item_ID: Item vectors of the slice, in table order.
-        target_score_B: Scores of the targets, from :func:`dot_scores` with the same ``dtype``.
+        target_score_B: Scores of the targets, from :func:`dot_scores`.
         target_B: Item-table rows of the targets, in or outside the slice; 0 for one outside the catalogue.
         first_row: Item-table row of ``item_ID[0]``.
         seen_row: Item-table rows to leave out, jagged over ``B``, of any slice; repeated entries are harmless.
         seen_lengths_B: How many of ``seen_row`` each row owns.
-        dtype: In what the dot products are summed. ``torch.float32`` is faster where a device is slow in float64; near
-            ties may then fall differently with another slicing.
         max_elements: Scores held at a time, above 0.
 
     Shape:
@@ -74,20 +71,38 @@ def count_at_least(
     user_S, row_S = _never_ahead(target_B, seen_row, seen_lengths_B)
     row_S, order_S = row_S.sort()
     user_S = user_S[order_S]
-    user_BD = user_BD.to(dtype)
-    target_score_B1 = target_score_B.float()[:, None]
+    user_BD, target_score_B = user_BD.float(), target_score_B.float()
     step = max(1, max_elements // batch)
     starts = torch.arange(0, rows + step, step, device=row_S.device).clamp(max=rows)
     edges = torch.searchsorted(row_S, starts + first_row).tolist()
     for number, start in enumerate(range(0, rows, step)):
-        score_BC = (user_BD @ item_ID[start : start + step].to(dtype).T).float()
-        ahead_BC = ~(score_BC < target_score_B1)
+        ahead_BC = _not_below(user_BD, item_ID[start : start + step].float(), target_score_B)
         entries = slice(edges[number], edges[number + 1])
         ahead_BC[user_S[entries], row_S[entries] - (first_row + start)] = False
         if start + first_row == 0:
             ahead_BC[:, 0] = False
         count_B += ahead_BC.sum(1)
     return count_B
+
+
+def _not_below(user_BD: Tensor, item_CD: Tensor, target_score_B: Tensor) -> Tensor:
+    """Return ``(B, C)`` bool as if by :func:`dot_scores`: in float32 first, again where that leaves a doubt."""
+    target_score_B1 = target_score_B[:, None]
+    # A matrix product in TF32 is too coarse to leave but few doubts; autocast would make one of bfloat16.
+    coarse = user_BD.is_cuda and torch.get_float32_matmul_precision() != "highest"
+    if not coarse:
+        with torch.autocast(user_BD.device.type, enabled=False):
+            above_BC = user_BD @ item_CD.T - target_score_B1
+        # A float32 sum of D products is off by at most D * 2**-24 * |u| |i|; twice that for the subtraction.
+        width = max(8, user_BD.shape[1])
+        slack_B1 = 2**-23 * width * user_BD.norm(dim=1, keepdim=True) * item_CD.norm(dim=1).max()
+        user_N, item_N = (above_BC.abs() <= slack_B1).nonzero(as_tuple=True)
+        if user_N.numel() <= above_BC.numel() // 32:
+            ahead_BC = ~(above_BC < 0)
+            score_N = dot_scores(user_BD[user_N], item_CD[item_N])
+            ahead_BC[user_N, item_N] = ~(score_N < target_score_B[user_N])
+            return ahead_BC
+    return ~((user_BD.double() @ item_CD.double().T).float() < target_score_B1)
 
 
 def _never_ahead(target_B: Tensor, seen_row: Tensor | None, seen_lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,8 @@ class _Kept(Metric):
         self._start()
 
     def _start(self) -> None:
-        # A rank whose list is empty takes no part in torchmetrics' gather while the others wait for it; one whose list
-        # holds an empty tensor does.
+        # In older torchmetrics (1.0.3) a rank whose list is empty takes no part in the gather, and the others wait for
+        # it; one whose list holds an empty tensor does.
         for column in self.columns:
             getattr(self, column).append(self._column(torch.empty(0, device=self.device), column))
 

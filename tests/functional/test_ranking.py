@@ -133,3 +133,27 @@ def test_an_empty_slice_or_batch_counts_nothing():
         0,
     ]
     assert count_at_least(torch.randn(0, 3), torch.randn(4, 3), torch.zeros(0), torch.zeros(0).long()).tolist() == []
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_counts_are_exact_where_float32_would_err(scale):
+    torch.manual_seed(1)
+    item_ID = scale * torch.randn(2000, 32)
+    item_ID[:40] = scale * (torch.randn(32) + 1e-7 * torch.randn(40, 32))  # a rounding apart from each other
+    user_BD = torch.randn(16, 32)
+    target_B = torch.randint(1, 40, (16,))
+    target_score_B = dot_scores(user_BD, item_ID[target_B])
+    expected_B = ranks((user_BD.double() @ item_ID.double().T).float(), target_B) - 1
+    for max_elements in (16 * 5, 2**20):  # doubts are most of a chunk, or few
+        count_B = count_at_least(user_BD, item_ID, target_score_B, target_B, max_elements=max_elements)
+        assert (count_B - expected_B).abs().max() <= 1  # one score in 10**8 may round the other way
+    assert (ranks(user_BD @ item_ID.T, target_B) - 1 - expected_B).abs().max() > 1
+
+
+def test_autocast_does_not_coarsen_counts():
+    torch.manual_seed(2)
+    item_ID, user_BD, target_B = torch.randn(500, 16), torch.randn(20, 16), torch.randint(1, 500, (20,))
+    expected_B = count_at_least(user_BD, item_ID, dot_scores(user_BD, item_ID[target_B]), target_B)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        count_B = count_at_least(user_BD, item_ID, dot_scores(user_BD, item_ID[target_B]), target_B)
+    assert count_B.tolist() == expected_B.tolist()

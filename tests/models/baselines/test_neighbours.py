@@ -43,10 +43,10 @@ def test_recency_reads_only_its_views(store):
 
 
 def test_recency_takes_the_last_time_an_item_was_met():
-    events = [(1, 1, 0), (1, 2, 1), (1, 1, 2), (1, 3, 3)]
-    store = FakeStore({"view": events}, {"test": [(1, "view", 3)]}, num_users=2, num_items=4)
+    events = [(1, 1, 0), (1, 2, 1), (1, 1, 2), (1, 3, 3), (1, 4, 4)]
+    store = FakeStore({"view": events}, {"test": [(1, "view", 4)]}, num_users=2, num_items=5)
     row = scores(Recency(), store)[0]
-    assert row[1] > row[2] > row[3] == 0
+    assert row[3] > row[1] > row[2] > row[4] == 0
 
 
 def test_markov_counts_what_followed_the_latest_item(store):
