@@ -80,5 +80,5 @@ def _register_strategy() -> None:
         )
 
 
-if "lightning" in sys.modules:
+if "lightning" in sys.modules or "pytorch_lightning" in sys.modules:
     _register_strategy()
