@@ -2,8 +2,8 @@
 
 from lightning_mvrec.strategies.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad, TableOptimizer
 from lightning_mvrec.strategies.plain import plain_module
-from lightning_mvrec.strategies.planning import PlanReport
 from lightning_mvrec.strategies.registry import register
+from lightning_mvrec.strategies.report import PlanReport
 from lightning_mvrec.strategies.torchrec import TorchRecStrategy
 
 __all__ = [

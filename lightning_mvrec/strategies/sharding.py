@@ -18,7 +18,8 @@ from lightning_mvrec.strategies.assign import assign_tables
 from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_table
 from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
-from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, PlanReport, make_plan, report, sharders
+from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, make_plan, sharders
+from lightning_mvrec.strategies.report import PlanReport, report
 from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, find_collections, materialise, shards, weights
 
 

@@ -29,7 +29,7 @@ from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, str
 from lightning_mvrec.strategies.loaders import copy_ids, even_out
 from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
-from lightning_mvrec.strategies.planning import PlanReport
+from lightning_mvrec.strategies.report import PlanReport
 from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
 
 

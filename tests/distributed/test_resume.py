@@ -46,7 +46,7 @@ def strategy(plan, optimizer=None):
 
 
 def fit(folder, epochs, plan, resume=None, optimizer=None, seed=3):
-    pl.seed_everything(seed, verbose=False)
+    pl.seed_everything(seed + dist.get_rank(), verbose=False)  # each rank draws its own dropout
     module = Noisy()
     keep = ModelCheckpoint(dirpath=folder, save_top_k=-1, save_last=True, filename="{epoch}")
     runner = trainer(strategy(plan, optimizer), folder, max_epochs=epochs, enable_checkpointing=True, callbacks=[keep])

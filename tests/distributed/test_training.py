@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
@@ -16,7 +17,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy
-from tests.distributed.launch import run_ranks
+from tests.distributed.launch import RankError, run_ranks
 from tests.strategies.stranger import InConfigureModel, InInit, batches, loader, mean_over_ranks, trainer
 
 BOTH = {"item": "row_wise", "user": "row_wise"}
@@ -146,6 +147,51 @@ def test_the_module_is_sharded_once_for_all_stages():
         return len(module.losses)
 
     assert run_ranks(run, 2) == [12, 12]
+
+
+@pytest.mark.parametrize("optimizer", [Adagrad(lr=0.1), RowWiseAdagrad(lr=0.1)])
+def test_a_second_fit_starts_with_fresh_state_sharded_or_not(optimizer):
+    def run(**plan):
+        pl.seed_everything(7, verbose=False)
+        module = InInit()
+        for _ in range(2):
+            trainer(TorchRecStrategy(optimizer, **plan)).fit(module, loader(4))
+        return mean_over_ranks(module.losses)
+
+    sharded = run_ranks(lambda: run(sharding="row_wise"), 2)[0]
+    replicated = run_ranks(lambda: run(replicate="all"), 2)[0]
+    assert sharded == pytest.approx(replicated, abs=1e-6)
+
+
+class Tiny(InInit):
+    """One table with a single row beside the others."""
+
+    def build(self):
+        super().build()
+        self.one = EmbeddingBagCollection(
+            [EmbeddingBagConfig(num_embeddings=1, embedding_dim=4, name="one", feature_names=["one"])]
+        )
+
+    def forward(self, batch):
+        count = len(batch["label"])
+        ones = torch.ones(count, dtype=torch.long)
+        bias = self.one(KeyedJaggedTensor(["one"], torch.zeros(count, dtype=torch.long), lengths=ones)).values()
+        return super().forward(batch) + bias.sum(dim=1)
+
+
+def test_a_table_with_fewer_rows_than_ranks_stays_whole_on_one(tmp_path):
+    def run(**plan):
+        pl.seed_everything(7, verbose=False)
+        module = Tiny()
+        runner = trainer(TorchRecStrategy(Adagrad(lr=0.1), **plan))
+        runner.fit(module, loader())
+        return mean_over_ranks(module.losses), [table.sharding for table in runner.strategy.plan_report.tables]
+
+    curve, kinds = run_ranks(lambda: run(sharding="row_wise"), 2)[0]
+    assert kinds == ["row_wise", "row_wise", "table_wise"]
+    assert curve == pytest.approx(run_ranks(lambda: run(replicate="all"), 2)[0][0], abs=1e-6)
+    with pytest.raises(RankError, match=r"sharding\['one'\]='row_wise': 1 rows are too few to give every rank some"):
+        run_ranks(lambda: run(sharding={"one": "row_wise"}), 2)
 
 
 def test_buffers_of_dense_layers_follow_rank_zero():

@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 
 from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy
-from lightning_mvrec.strategies.planning import BagSharder, PlanReport, TableReport
+from lightning_mvrec.strategies.planning import BagSharder
+from lightning_mvrec.strategies.report import PlanReport, TableReport
 from tests.distributed.launch import run_ranks
 from tests.strategies.stranger import InConfigureModel, InInit, loader, trainer
 
@@ -30,6 +31,15 @@ def test_row_wise_no_rank_holds_all_rows(tmp_path):
     assert item["optimizer"] == "RowWiseAdagrad(lr=0.1, eps=1e-08)"
     assert item["rows_on_rank"] == [25, 25]
     assert item["bytes_on_rank"] == [25 * (8 + 1) * 4] * 2  # weights and one sum a row
+
+
+def test_one_kind_of_sharding_is_for_every_sharded_table():
+    def run(**plan):
+        report = setup(TorchRecStrategy(Adagrad(lr=0.1), sharding="column_wise", **plan)).plan_report
+        return [table.sharding for table in report.tables]
+
+    assert run_ranks(run, 2)[0] == ["column_wise"] * 2
+    assert run_ranks(lambda: run(replicate="all"), 1)[0] == ["replicated"] * 2
 
 
 def test_table_wise_one_rank_holds_a_table_and_the_other_none():

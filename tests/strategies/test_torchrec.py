@@ -171,6 +171,38 @@ def test_a_schedule_reaches_sharded_and_replicated_tables_alike():
             assert torch.equal(rows[3], rows[5])  # the rate is 0 from the third step on
 
 
+def test_evaluation_does_not_use_inference_mode():
+    """A table on CPU raises under it; on gloo Lightning leaves it out by itself, elsewhere it would not."""
+
+    def run():
+        runner = trainer(TorchRecStrategy(SGD(lr=0.1)))
+        runner.test(InInit(), loader(1), verbose=False)
+        return [loop.inference_mode for loop in (runner.validate_loop, runner.test_loop, runner.predict_loop)]
+
+    assert run_ranks(run, 1) == [[False] * 3]
+
+
+def test_learning_rates_of_tables_can_be_monitored(tmp_path):
+    from lightning.pytorch.callbacks import LearningRateMonitor
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Scheduled(InInit):
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+    def run():
+        logger = CSVLogger(tmp_path, name="", version="")
+        runner = trainer(
+            TorchRecStrategy(SGD(lr=0.2)), logger=logger, callbacks=[LearningRateMonitor()], log_every_n_steps=1
+        )
+        runner.fit(Scheduled(), loader(2))
+
+    run_ranks(run, 1)
+    assert "lr-Adam" in (tmp_path / "metrics.csv").read_text()
+    assert (tmp_path / "plan.json").exists()  # beside the metrics
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launch", [[sys.executable], [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]]
