@@ -34,6 +34,7 @@ def test_reset_forgets_and_no_row_is_a_half():
     metric.update(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), group=torch.tensor([4, 4]))
     assert metric.compute().item() == 1
     metric.reset()
+    metric.update(torch.zeros(0), torch.zeros(0), group=torch.zeros(0))
     assert metric.compute().item() == 0.5
 
 

@@ -20,7 +20,9 @@ def test_row_0_is_no_item():
 
 
 def test_no_list_is_0():
-    assert Coverage(num_items=3).compute().item() == 0
+    metric = Coverage(num_items=3)
+    metric.update(torch.zeros(0, 10, dtype=torch.int64))
+    assert metric.compute().item() == 0
 
 
 def test_a_row_outside_the_table_is_refused():

@@ -76,7 +76,4 @@ class CoVisitation(Baseline):
             pair = (events.item[earlier], events.item[later])
             links += sparse.coo_array((np.exp(-gap / self.decay), pair), shape=links.shape).tocsr()
             step += 1
-        links = links + links.T.tocsr()
-        links.setdiag(0)
-        links.eliminate_zeros()
-        return links
+        return links + links.T.tocsr()

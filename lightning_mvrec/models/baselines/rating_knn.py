@@ -72,7 +72,7 @@ class RatingKNN(Baseline):
         left = sparse.coo_array((residual, (train.user, train.item)), shape=(store.schema.num_users, num_items)).tocsr()
         norm = np.sqrt(np.bincount(left.indices, left.data**2, minlength=num_items))
         similar = (left.T @ left).tocoo()
-        row, column = similar.coords
+        row, column = similar.row, similar.col
         similar.data /= norm[row] * norm[column] + self.similarity_shrink
         keep = (row != column) & (similar.data > 0)
         self.similar = sparse.csr_array((similar.data[keep], (row[keep], column[keep])), shape=similar.shape)
