@@ -7,6 +7,7 @@ and leaves everything in the run's folder.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 import warnings
@@ -128,7 +129,7 @@ class RecipeCLI(LightningCLI):
         baselines = self._get(self.config_init, "baselines") or []
         for split in splits:
             for name, metric, value in evaluate_baselines(
-                self.datamodule.store, split, baselines, metrics, filter_seen=self.datamodule.filter_seen
+                self.datamodule.store, split, baselines, metrics, filter_seen=self.datamodule.filter_seen, progress=True
             ):
                 results.append(Result(name, split, metric, value))
         write_results(self.run_dir / "results.csv", results)
@@ -155,8 +156,9 @@ class RecipeCLI(LightningCLI):
 
 def main(command: str, argv: list[str]) -> int:
     """Run one of ``fit``, ``validate``, ``test``, ``predict`` with the words that follow it."""
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_worth_reading)
     # Processes for further devices are started with this command line.
     sys.argv[1:] = [command, *argv]
     RecipeCLI(
@@ -174,6 +176,11 @@ def main(command: str, argv: list[str]) -> int:
         },
     )
     return 0
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's is about the run rather than about other products or hardware that is not there."""
+    return not any(words in record.getMessage() for words in ("Tip:", "TPU available", "HPU available"))
 
 
 @rank_zero_only

@@ -130,7 +130,8 @@ class EventsDataModule(LightningDataModule):
         path = store_path(self.settings, self.root, self.store_dir)
         found = path.is_dir()
         store = prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir)
-        print(f"data: {'reusing' if found else 'prepared'} {store.path}")
+        if self._store is None:  # Lightning calls this before every stage; one line is enough
+            print(f"data: {'reusing' if found else 'prepared'} {store.path}")
 
     def setup(self, stage: str | None = None) -> None:
         """Open the store."""
@@ -233,6 +234,11 @@ class EventsDataModule(LightningDataModule):
         """In the same order each time."""
         return self.loader("test")
 
+    @property
+    def predict_stage(self) -> str:
+        """What predictions are made for: what comes next for every user, or, with labels, the test targets."""
+        return "predict" if self.schema.label == "implicit" else "test"
+
     def predict_dataloader(self) -> BatchLoader:
-        """One example a user with everything that is known of them; the target is empty."""
-        return self.loader("predict")
+        """One example a user with everything that is known of them and an empty target; with labels, the test targets."""
+        return self.loader(self.predict_stage)

@@ -14,7 +14,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from lightning_mvrec.batch import MultiViewBatch
 from lightning_mvrec.embeddings import EventEmbedding, ItemEmbedding, UserEmbedding
 from lightning_mvrec.encoders.base import SequenceEncoder
-from lightning_mvrec.functional.jagged import last_state, to_padded
+from lightning_mvrec.functional.dropout import Dropout
+from lightning_mvrec.functional.jagged import gather_padded, last_state, to_padded
 from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
 from lightning_mvrec.models.base import ModelOutput, Recommender, target_rows
 from lightning_mvrec.models.scorers import DotScorer, Scorer
@@ -69,20 +70,20 @@ class MultiViewRecommender(Recommender):
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
         self.view_names = _choose_views(schema, list(encoders), user, views)
         behaviours = [name for name in self.view_names if name != USER_VIEW]
-        self.encoders = nn.ModuleDict({name: encoders[name](embedding_dim) for name in behaviours})
-        bags = [name for name in behaviours if self.encoders[name].own_table]
+        self.encoders = nn.ModuleDict({_key(name): encoders[name](embedding_dim) for name in behaviours})
+        bags = [name for name in behaviours if self.encoders[_key(name)].own_table]
         self.items = ItemEmbedding(schema, embedding_dim, fields=item_fields, bag_views=bags)
         self.users = UserEmbedding(schema, embedding_dim) if USER_VIEW in self.view_names else None
         self.events = nn.ModuleDict(
             {
-                name: EventEmbedding(embedding_dim, schema.view(name), times=times and schema.has_times)
+                _key(name): EventEmbedding(embedding_dim, schema.view(name), times=times and schema.has_times)
                 for name in behaviours
                 if name not in bags
             }
         )
         self.fusion = fusion(embedding_dim, self.view_names)
         self.scorer = scorer(embedding_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.retrieval = self.scorer.retrieval and not self.fusion.target_aware
         self.view_index = {name: schema.view_names.index(name) for name in behaviours}
 
@@ -114,17 +115,17 @@ class MultiViewRecommender(Recommender):
         self, name: str, batch: MultiViewBatch, item_MD: Tensor, user_R: Tensor, step_R: Tensor
     ) -> ViewState:
         """Encode one view and take its state just before each target."""
-        encoder, view = self.encoders[name], batch.views[name]
+        encoder, view = self.encoders[_key(name)], batch.views[name]
         if not encoder.causal and batch.target_BK.shape[1] > 1:
             raise ValueError(
                 f"encoder {type(encoder).__name__} of view {name!r} is not causal and would see later targets: "
                 f"a batch may hold one target a user, got {batch.target_BK.shape[1]}; set max_targets to 1"
             )
-        x_BTD = to_padded(item_MD[view.position_E], view.lengths_B)
+        x_BTD = gather_padded(item_MD, view.position_E, view.lengths_B)
         times_BT = to_padded(view.time_E, view.lengths_B)
-        if name in self.events:
+        if _key(name) in self.events:
             fields_BT = {key: to_padded(value_E, view.lengths_B) for key, value_E in view.fields.items()}
-            x_BTD = self.events[name](x_BTD, fields_BT, times_BT, view.lengths_B)
+            x_BTD = self.events[_key(name)](x_BTD, fields_BT, times_BT, view.lengths_B)
         h_BTD = encoder(self.dropout(x_BTD), view.lengths_B)
         asof_R = batch.asof_BKV[user_R, step_R, self.view_index[name]]
         present_R = asof_R > 0
@@ -155,6 +156,11 @@ class MultiViewRecommender(Recommender):
             lengths_B=one_B,
             times_BT=torch.zeros_like(one_B)[:, None],
         )
+
+
+def _key(name: str) -> str:
+    """Name of a view's module: ``nn.ModuleDict`` refuses names of its own attributes, such as ``train``."""
+    return f"{name}_view"
 
 
 def _choose_views(schema: Schema, encoded: list[str], user: bool, views: list[str] | None) -> list[str]:

@@ -143,6 +143,9 @@ class MultiViewModule(L.LightningModule):
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return what the evaluation says of each example: its best items, or the score of its target."""
+        assert batch.example_B is not None
+        # What comes next has no target yet, and so no weight; every real example is asked for all the same.
+        batch.weight_BK[:, 0] = torch.maximum(batch.weight_BK[:, 0], (batch.example_B >= 0).float())
         return self.evaluations["test"].predict(self.model, batch, self(batch))  # type: ignore[operator]
 
     def _start(self, stage: str) -> None:

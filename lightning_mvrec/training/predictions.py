@@ -26,6 +26,8 @@ class PredictionWriter(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the file."""
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        self._store, self._examples = datamodule.store, datamodule.examples(datamodule.predict_stage)
         if world()[0] == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.with_name(self.path.name + ".part").open("w", newline="", encoding="utf-8")
@@ -45,8 +47,8 @@ class PredictionWriter(Callback):
         (example, item, score), _ = gather_rows(outputs["example"], outputs["item"], outputs["score"].float())
         if world()[0] != 0:
             return
-        store = trainer.datamodule.store  # type: ignore[attr-defined]
-        user = torch.as_tensor(store.targets("test").user)[example.cpu()]
+        store, examples = self._store, self._examples
+        user = torch.from_numpy(examples.targets.user[examples.first[example.cpu().numpy()]])
         item, score = item.cpu().reshape(len(user), -1), score.cpu().reshape(len(user), -1)
         for u, row_K, score_K in zip(user.tolist(), item.tolist(), score.tolist(), strict=True):
             self._writer.writerows(_rows(store.user_ids[u], row_K, score_K, store.item_ids))

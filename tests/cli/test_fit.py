@@ -1,0 +1,93 @@
+"""The commands on the embedded data, end to end: what a run leaves, and that its checkpoint gives the same figures."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_mvrec.cli import fit
+from lightning_mvrec.cli.report import read_results
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+SMALL = ["--data.source.num_users", "150", "--data.source.levels", "4", "--trainer.max_epochs", "2"]
+
+
+def words(tmp_path: Path, run: str) -> list[str]:
+    return ["--config", str(RECIPE), "--data.store_dir", str(tmp_path / "store"), "--run_dir", str(tmp_path / run), *SMALL]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One trained run: its folder's parent, and what it printed."""
+    folder = tmp_path_factory.mktemp("fit")
+    environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lightning_mvrec.cli.main", "fit", *words(folder, "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+def test_the_last_line_is_the_run_s_folder(run):
+    folder, printed = run
+    assert printed.strip().splitlines()[-1] == str(folder / "run")
+
+
+def test_a_run_leaves_results_configuration_plan_and_picture(run):
+    folder = run[0] / "run"
+    assert {"results.csv", "config.yaml", "plan.json", "summary.json", "curves.png", "metrics.csv"} <= {
+        path.name for path in folder.iterdir()
+    }
+    results = read_results(folder / "results.csv")
+    assert {(row.split, row.seed) for row in results if row.model == "model"} == {("val", 0), ("test", 0)}
+    assert {"popularity", "item-knn"} <= {row.model for row in results if row.split == "test"}
+    assert json.loads((folder / "summary.json").read_text())["views"] == ["click", "cart", "buy"]
+    assert {table["table"] for table in json.loads((folder / "plan.json").read_text())["tables"]} >= {"item_id"}
+
+
+def test_the_table_shows_the_model_beside_its_baselines(run):
+    lines = run[1].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("test "))
+    assert {"model", "popularity", "recency"} <= {line.split()[0] for line in lines[start + 1 : start + 8] if line}
+
+
+def test_the_checkpoint_gives_the_same_test_figures(run, monkeypatch):
+    folder = run[0]
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    best = next(path for path in (folder / "run" / "checkpoints").iterdir() if path.name.startswith("epoch"))
+    monkeypatch.chdir(folder)
+    assert fit.main("test", [*words(folder, "again"), "--ckpt_path", str(best)]) == 0
+
+    def figures(name):
+        rows = read_results(folder / name / "results.csv")
+        return {row.metric: row.value for row in rows if row.model == "model" and row.split == "test"}
+
+    assert figures("again") == pytest.approx(figures("run"), abs=1e-9)
+
+
+def test_predictions_are_written_with_raw_ids_and_seen_items_may_repeat(run, monkeypatch):
+    folder = run[0]
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    monkeypatch.chdir(folder)
+    assert fit.main("predict", [*words(folder, "predict"), "--ckpt_path", str(folder / "run/checkpoints/last.ckpt")]) == 0
+    with (folder / "predict" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["user"] for row in rows}) == 150
+    first = [row for row in rows if row["user"] == rows[0]["user"]]
+    assert [int(row["rank"]) for row in first] == list(range(1, 11))
+    assert len({row["item"] for row in first}) == 10
+    scores = [float(row["score"]) for row in first]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_another_trainer_setting_needs_no_file(run, monkeypatch, capsys):
+    folder = run[0]
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as ended:
+        fit.main("fit", [*words(folder, "x"), "--trainer.max_epoch", "3"])
+    assert ended.value.code == 2
+    assert "--trainer.max_epoch" in capsys.readouterr().err
