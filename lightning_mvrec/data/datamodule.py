@@ -240,5 +240,5 @@ class EventsDataModule(LightningDataModule):
         return "predict" if self.schema.label == "implicit" else "test"
 
     def predict_dataloader(self) -> BatchLoader:
-        """One example a user with everything that is known of them and an empty target; with labels, the test targets."""
+        """One example a user with all that is known of them and an empty target; with labels, the test targets."""
         return self.loader(self.predict_stage)
