@@ -52,6 +52,8 @@ def assign_tables(
                 f"{path}: {type(collection).__name__} is a subclass that sharding would throw away; hold a plain "
                 f"{type(collection).__mro__[1].__name__} in a module of your own, or add {path!r} to `replicate`"
             )
+        if path not in replicated:
+            _refuse_inside(module, path)
     from_module = getattr(module, "configure_table_optimizers", lambda: None)()
     names = [config.name for collection in collections.values() for config in configs(collection)]
     sources = [
@@ -105,6 +107,17 @@ def replicated_paths(
                 f"Name them too (or {path!r}), or put them in a collection of their own"
             )
     return found
+
+
+def _refuse_inside(module: nn.Module, path: str) -> None:
+    parents = path.split(".")[:-1]
+    for depth in range(len(parents)):
+        parent = module.get_submodule(".".join(parents[: depth + 1]))
+        if type(parent).__module__.startswith("torchrec.modules.mc_"):
+            raise ValueError(
+                f"{path} is inside a {type(parent).__name__}, which gives out rows of its own on every rank: sharded, "
+                "one id would mean different rows. Use plain collections and map ids beforehand"
+            )
 
 
 def _by_name(value: Any, names: Sequence[str], source: str) -> dict[str, TableOptimizer]:

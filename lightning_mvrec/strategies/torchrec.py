@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import _augment_message
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -49,7 +50,6 @@ class TorchRecStrategy(DDPStrategy):
         find_unused_parameters: DDP's: whether dense parameters may be left out of the loss on some rank.
         static_graph: DDP's: whether the dense part does the same in every step.
         gradient_as_bucket_view: DDP's: gradients share memory with what is exchanged.
-        broadcast_buffers: DDP's: whether buffers of dense layers follow rank 0's.
         ddp_comm_hook: DDP's: how dense gradients are exchanged on CUDA.
         ddp_comm_state: State of ``ddp_comm_hook``.
         process_group_backend: ``gloo``, ``nccl``, ... None: what fits the device.
@@ -75,13 +75,17 @@ class TorchRecStrategy(DDPStrategy):
         find_unused_parameters: bool = False,
         static_graph: bool = False,
         gradient_as_bucket_view: bool = False,
-        broadcast_buffers: bool = True,
         ddp_comm_hook: Callable[..., Any] | None = None,
         ddp_comm_state: object | None = None,
         process_group_backend: str | None = None,
         timeout: timedelta = default_pg_timeout,
         cluster_environment: ClusterEnvironment | None = None,
     ) -> None:
+        if isinstance(ddp_comm_state, PostLocalSGDState):
+            raise ValueError(
+                "ddp_comm_state must not be a PostLocalSGDState: tables follow every gradient, they cannot be averaged "
+                "from time to time"
+            )
         super().__init__(
             cluster_environment=cluster_environment,
             ddp_comm_hook=ddp_comm_hook,
@@ -91,7 +95,6 @@ class TorchRecStrategy(DDPStrategy):
             find_unused_parameters=find_unused_parameters,
             static_graph=static_graph,
             gradient_as_bucket_view=gradient_as_bucket_view,
-            broadcast_buffers=broadcast_buffers,
         )
         self._table_optimizer = table_optimizer
         self._sharding = sharding if isinstance(sharding, str) else dict(sharding or {})
@@ -178,6 +181,12 @@ class TorchRecStrategy(DDPStrategy):
         if self._tables.announced:
             return
         self._tables.announced = True
+        if not self._tables.tables:
+            rank_zero_warn(
+                f"TorchRecStrategy found no EmbeddingBagCollection or EmbeddingCollection in {type(module).__name__}: "
+                "there is nothing to shard, and the module trains as under DDP"
+            )
+            return
         rank_zero_info(str(self._tables.report))
         folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
         if self.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]

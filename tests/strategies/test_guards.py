@@ -1,6 +1,7 @@
 """Each setting that would silently train something else is refused, with setting, table and way out."""
 
 import os
+from contextlib import nullcontext
 
 import lightning.pytorch as pl
 import pytest
@@ -261,3 +262,55 @@ def test_nothing_is_left_in_the_working_directory():
     before = set(os.listdir())
     refusal()
     assert set(os.listdir()) == before
+
+
+def test_a_collection_that_gives_out_its_own_rows():
+    from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
+    from torchrec.modules.mc_modules import (
+        DistanceLFU_EvictionPolicy,
+        ManagedCollisionCollection,
+        MCHManagedCollisionModule,
+    )
+
+    class Module(InInit):
+        def build(self):
+            super().build()
+            bags = self.embeddings
+            maps = {
+                config.name: MCHManagedCollisionModule(
+                    zch_size=config.num_embeddings,
+                    device=torch.device("cpu"),
+                    eviction_interval=2,
+                    eviction_policy=DistanceLFU_EvictionPolicy(),
+                )
+                for config in bags.embedding_bag_configs()
+            }
+            mapping = ManagedCollisionCollection(maps, bags.embedding_bag_configs())
+            self.embeddings = ManagedCollisionEmbeddingBagCollection(bags, mapping)
+
+    assert "is inside a ManagedCollisionEmbeddingBagCollection" in refusal(module=Module)
+
+
+def test_averaging_from_time_to_time():
+    from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState
+
+    with pytest.raises(ValueError, match="must not be a PostLocalSGDState"):
+        TorchRecStrategy(ddp_comm_state=PostLocalSGDState(None, None, 10))
+
+
+def test_a_module_without_collections_is_told_about():
+    class Dense(InInit):
+        def build(self):
+            self.tower = nn.Linear(1, 1)
+
+        def forward(self, batch):
+            return self.tower(batch["label"][:, None]).squeeze(1)
+
+    def run():
+        runner = trainer(TorchRecStrategy())
+        said = pytest.warns(UserWarning, match="found no EmbeddingBagCollection")
+        with said if torch.distributed.get_rank() == 0 else nullcontext():
+            runner.fit(Dense(), loader(2))
+        return runner.global_step
+
+    assert run_ranks(run, 2) == [2, 2]

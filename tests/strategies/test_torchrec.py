@@ -231,3 +231,43 @@ def test_two_processes_start_by_the_trainer_and_by_torchrun(tmp_path, launch):
     assert (tmp_path / "rank0").read_text() == "2"
     assert (tmp_path / "rank1").read_text() == "2"
     assert (tmp_path / "plan.json").exists()
+
+
+def test_a_module_of_torchrecs_own_zoo_trains():
+    from torchrec.models.dlrm import DLRM
+
+    from tests.strategies.stranger import collection
+
+    class Zoo(InInit):
+        def build(self):
+            self.dlrm = DLRM(collection(), 3, dense_arch_layer_sizes=[8, DIM], over_arch_layer_sizes=[5, 1])
+
+        def forward(self, batch):
+            return self.dlrm(torch.ones(len(batch["label"]), 3), batch["ids"]).squeeze(1)
+
+    def run(**plan):
+        pl.seed_everything(1, verbose=False)
+        module = Zoo()
+        trainer(TorchRecStrategy(Adagrad(lr=0.1), **plan)).fit(module, loader())
+        return mean_over_ranks(module.losses)
+
+    sharded = run_ranks(lambda: run(sharding="row_wise"), 2)[0]
+    assert sharded == pytest.approx(run_ranks(lambda: run(replicate="all"), 1)[0], abs=1e-6)
+
+
+def test_weights_of_an_ordinary_lightning_checkpoint_are_read_into_shards(tmp_path):
+    def run():
+        pl.seed_everything(1, verbose=False)
+        plain = trainer("ddp")
+        module = InInit()
+        plain.fit(module, loader(3))
+        plain.save_checkpoint(tmp_path / "plain.ckpt")
+        expected = plain.test(module, loader(2), verbose=False)[0]["val_loss"]
+        ours = trainer(TorchRecStrategy(SGD(lr=0.1), sharding="row_wise"))
+        found = ours.test(InInit(), loader(2), ckpt_path=tmp_path / "plain.ckpt", verbose=False)[0]["val_loss"]
+        assert found == pytest.approx(expected, abs=1e-6)
+        again = trainer(TorchRecStrategy(SGD(lr=0.1), sharding="row_wise"), max_epochs=2)
+        with pytest.raises(ValueError, match="written without TorchRecStrategy"):
+            again.fit(InInit(), loader(2), ckpt_path=tmp_path / "plain.ckpt")
+
+    run_ranks(run, 2)
