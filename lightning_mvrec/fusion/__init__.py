@@ -3,5 +3,6 @@
 from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
 from lightning_mvrec.fusion.concat import ConcatFusion
 from lightning_mvrec.fusion.gate import GateFusion
+from lightning_mvrec.fusion.target_attention import TargetAttentionFusion
 
-__all__ = ["ConcatFusion", "Fusion", "GateFusion", "ViewState", "ViewStates"]
+__all__ = ["ConcatFusion", "Fusion", "GateFusion", "TargetAttentionFusion", "ViewState", "ViewStates"]

@@ -47,7 +47,8 @@ class MultiViewRecommender(Recommender):
           ``view_names``.
 
     Raises:
-        ValueError: If a view is unknown, none is left, or an encoder that is not causal meets several targets a user.
+        ValueError: If a view is unknown, none is left, an encoder that is not causal meets several targets a user, or a
+            fusion that looks at the candidate meets negatives.
     """
 
     def __init__(
@@ -98,6 +99,11 @@ class MultiViewRecommender(Recommender):
             else:
                 states[name] = self._view_state(name, batch, bag_MD.get(name, item_MD), user_R, step_R)
         target_RD = item_MD[batch.target_BK[user_R, step_R]]
+        if self.fusion.target_aware and (batch.negative is not None or batch.catalogue):
+            raise ValueError(
+                f"fusion {type(self.fusion).__name__} makes a user state for one candidate, which would score negatives "
+                "wrongly: negatives must be None (labelled targets), or use a fusion that does not look at the candidate"
+            )
         candidates_RCD = target_RD[:, None] if self.fusion.target_aware else None
         fused, weights_RV = self.fusion(ViewStates(states, user_R), candidates_RCD)
         user_RD = fused[:, 0] if self.fusion.target_aware else fused

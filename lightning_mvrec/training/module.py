@@ -157,6 +157,11 @@ class MultiViewModule(L.LightningModule):
 
     def _measure(self, stage: str, batch: MultiViewBatch) -> None:
         output = self(batch)
+        if self.schema.label != "implicit":  # type: ignore[union-attr]
+            # Targets with labels are all that such a loss needs; a ranking loss would need the training's negatives.
+            loss = self.loss(self.model.loss_input(batch, output))  # type: ignore[union-attr]
+            rows = max(1, round(batch.total_weight))
+            self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=rows, sync_dist=True)
         self.evaluations[stage].update(self.model, batch, output)  # type: ignore[operator]
         self.evaluations[f"{stage}_weights"].update(output.weights_RV)  # type: ignore[operator]
 

@@ -1,0 +1,120 @@
+"""Each view read anew for each candidate: which past events matter for this item?
+
+B users, K rows a user (padded), R rows, C candidates, T steps, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
+from lightning_mvrec.fusion.gate import GateFusion
+
+
+class TargetAttentionFusion(Fusion):
+    """Attend from the candidate item over the events of every view, then join the views with another fusion.
+
+    To each view's state comes the attention-weighted mean of its steps, queried by the candidate (Zhou et al. 2018, Deep
+    Interest Network, section 4.3; here with a softmax). One learned entry of value 0 takes part in the softmax, so that
+    a history without anything like the candidate adds little: it plays the part of the shrinkage in item-kNN. Queries and
+    keys start as the identity: an event counts as much as its vector resembles the candidate's.
+
+    Args:
+        embedding_dim: Width ``D``.
+        view_names: Names of the views.
+        fusion: Builds what joins the views, from the width and the names; it sees one row per (row, candidate).
+        temperature: Initial factor of the attention logits, above 0; learned from there.
+
+    Shape:
+        - states: see :class:`~lightning_mvrec.fusion.base.ViewStates`.
+        - candidates: ``(R, C, D)``.
+        - output: ``(R, C, D)`` user state for each candidate; weights ``(R, V)``, the mean over candidates.
+
+    Raises:
+        ValueError: If ``temperature`` is not above 0, no candidates are given, or the inner fusion is target-aware itself.
+    """
+
+    target_aware = True
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        view_names: list[str],
+        fusion: Callable[[int, list[str]], Fusion] = GateFusion,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.view_names = list(view_names)
+        self.query = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        self.keys = nn.ModuleList(nn.Linear(embedding_dim, embedding_dim, bias=False) for _ in view_names)
+        for layer in (self.query, *self.keys):
+            nn.init.eye_(layer.weight)  # type: ignore[arg-type]
+        self.log_factor = nn.Parameter(torch.full((len(view_names),), float(temperature)).log())
+        self.sink = nn.Parameter(torch.zeros(len(view_names)))
+        self.fusion = fusion(embedding_dim, view_names)
+        if self.fusion.target_aware:
+            raise ValueError(f"fusion must not look at candidates itself, got {type(self.fusion).__name__}")
+
+    def forward(self, states: ViewStates, candidates_RCD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the user state for each candidate and the mean weight of each view."""
+        if candidates_RCD is None:
+            raise ValueError("candidates_RCD must be given: this fusion looks at the candidate, got None")
+        rows, num_candidates, width = candidates_RCD.shape
+        query_RCD = self.query(candidates_RCD)
+        views = {}
+        for number, name in enumerate(self.view_names):
+            view = states.views[name]
+            attended_RCD = self._attend(number, view, states.user_R, query_RCD)
+            state_RCD = view.state_RD[:, None] + attended_RCD
+            views[name] = replace(
+                view,
+                state_RD=state_RCD.flatten(0, 1),
+                present_R=view.present_R.repeat_interleave(num_candidates),
+                age_R=view.age_R.repeat_interleave(num_candidates),
+                asof_R=view.asof_R.repeat_interleave(num_candidates),
+            )
+        user_R = states.user_R.repeat_interleave(num_candidates)
+        fused, weights = self.fusion(ViewStates(views, user_R))
+        weights_RV = weights.unflatten(0, (rows, num_candidates)).mean(1)
+        return fused.reshape(rows, num_candidates, width), weights_RV
+
+    def _attend(self, number: int, view: ViewState, user_R: Tensor, query_RCD: Tensor) -> Tensor:
+        """Return the weighted mean ``(R, C, D)`` of the steps that each row may see."""
+        batch, steps, width = view.steps_BTD.shape
+        num_candidates = query_RCD.shape[1]
+        place_R, most = _place_within_user(user_R, batch)
+        # Rows of one user share its steps: two batched products instead of a copy of the history for every row.
+        query_BKCD = query_RCD.new_zeros(batch, most, num_candidates, width)
+        query_BKCD = query_BKCD.index_put((user_R, place_R), query_RCD)
+        key_BTD = self.keys[number](view.steps_BTD)
+        logit_BKCT = (query_BKCD.flatten(1, 2) @ key_BTD.transpose(1, 2)).unflatten(1, (most, num_candidates))
+        logit_BKCT = logit_BKCT * (self.log_factor[number].exp() / width**0.5)
+        asof_BK = torch.zeros(batch, most, dtype=torch.int64, device=user_R.device)
+        asof_BK = asof_BK.index_put((user_R, place_R), view.asof_R)
+        unseen_BKT = torch.arange(steps, device=user_R.device) >= asof_BK[..., None]
+        logit_BKCT = logit_BKCT.masked_fill(unseen_BKT[:, :, None], torch.finfo(logit_BKCT.dtype).min)
+        sink = self.sink[number].expand(batch, most, num_candidates, 1)
+        weight_BKCT = torch.cat([sink, logit_BKCT], dim=-1).softmax(-1)[..., 1:]
+        attended_BKCD = (weight_BKCT.flatten(1, 2) @ view.steps_BTD).unflatten(1, (most, num_candidates))
+        return attended_BKCD[user_R, place_R]
+
+
+def _place_within_user(user_R: Tensor, batch: int) -> tuple[Tensor, int]:
+    """Return the number of each row among its user's rows, and the most rows of a user (1 where there are none).
+
+    Example:
+        >>> _place_within_user(torch.tensor([0, 0, 2]), 3)
+        (tensor([0, 1, 0]), 2)
+    """
+    count_B = torch.bincount(user_R, minlength=batch)
+    order = user_R.argsort(stable=True)
+    first_B = count_B.cumsum(0) - count_B
+    place_R = torch.empty_like(user_R)
+    place_R[order] = torch.arange(len(user_R), device=user_R.device) - first_B[user_R[order]]
+    return place_R, max(1, int(count_B.max())) if batch else 1
