@@ -28,6 +28,9 @@ class RecipeParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and where, and exit with status 2."""
+        if not self.exit_on_error:
+            # jsonargparse makes parsers of this class for single values and goes on with another type when one refuses.
+            super().error(message, ex)
         command = f"mvrec {sys.argv[1]}" if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "mvrec"
         print(f"{command}: {explain(message, sys.argv[1:])}", file=sys.stderr)
         print(f"`{command} --help` lists what is accepted.", file=sys.stderr)

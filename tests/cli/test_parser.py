@@ -1,6 +1,7 @@
 import pytest
+from jsonargparse import ArgumentError
 
-from lightning_mvrec.cli.parser import explain
+from lightning_mvrec.cli.parser import RecipeParser, explain
 
 NESTED = """Parser key "model":
   Does not validate against any of the Union subtypes
@@ -39,9 +40,16 @@ def test_items_of_lists_are_numbered(tmp_path):
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ('Parser key "a":\n  Errors:\n    - Expected a <class \'int\'>. Got value: x', "Expected a <class 'int'>"),
+        ("Parser key \"a\":\n  Errors:\n    - Expected a <class 'int'>. Got value: x", "Expected a <class 'int'>"),
         ("Problems parsing config: line 1", "Problems parsing config: line 1"),
     ],
 )
 def test_other_refusals_keep_their_reason(message, expected):
     assert expected in explain(message, ["fit"])
+
+
+def test_a_parser_that_only_tries_a_value_does_not_exit():
+    parser = RecipeParser(exit_on_error=False)
+    parser.add_argument("--width", type=int)
+    with pytest.raises(ArgumentError):
+        parser.parse_args(["--width", "wide"])
