@@ -3,7 +3,6 @@
 from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.models.multi_view import MultiViewRecommender
 from lightning_mvrec.models.reference import MultiViewRepresentation
-from lightning_mvrec.models.reference import MultiViewRepresentation
 from lightning_mvrec.models.scorers import DotScorer, MLPScorer, Scorer
 
 __all__ = [

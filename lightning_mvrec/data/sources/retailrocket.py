@@ -27,6 +27,7 @@ class RetailRocket(LogSource):
             behavior="event",
             views={"view": "view", "addtocart": "addtocart", "transaction": "transaction"},
             columns={"user": "visitorid", "item": "itemid", "time": "timestamp"},
+            numeric=["user", "item", "time"],
             time_unit="ms",
         )
 

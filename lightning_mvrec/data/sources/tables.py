@@ -56,6 +56,33 @@ def rename(frame: pd.DataFrame, columns: dict[str, str], where: str) -> pd.DataF
     return pd.DataFrame({ours: frame[theirs] for ours, theirs in columns.items()})
 
 
+def numbers(frame: pd.DataFrame, columns: dict[str, str], names: list[str], where: str) -> pd.DataFrame:
+    """Return the frame with columns read as numbers, as the lines of the file have them.
+
+    Args:
+        frame: As :func:`rename` gave it, in the file's order.
+        columns: Our name -> the file's name, for the message.
+        names: Our names of the columns that must be numbers.
+        where: For the message.
+
+    Raises:
+        ValueError: If a value is no number; names its line, the first one of the file being its header.
+    """
+    for name in names:
+        values = frame[name]
+        if pd.api.types.is_numeric_dtype(values):
+            continue
+        read = pd.to_numeric(values, errors="coerce")
+        bad = (read.isna() & values.notna()).to_numpy()
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"{where}, line {row + 2}, column {columns[name]!r}: must be a number, got {values.iloc[row]!r}"
+            )
+        frame = frame.assign(**{name: read})
+    return frame
+
+
 def scale_times(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
     """Return the frame with a numeric ``time`` in seconds."""
     if unit not in _TIME_UNITS:
@@ -187,6 +214,7 @@ class LogSource(Source):
         views: Name of the view -> value of the behaviour column.
         columns: Our column name -> the file's name: ``user``, ``item``, ``time`` and event fields.
         time_unit: Unit of numeric times.
+        numeric: Columns of ours that must be numbers, such as the ids of a published log; others may be text.
     """
 
     folder = "log"
@@ -199,12 +227,14 @@ class LogSource(Source):
         views: dict[str, str],
         columns: dict[str, str],
         time_unit: Literal["s", "ms", "us", "ns"] = "s",
+        numeric: list[str] | None = None,
     ) -> None:
         self.file = file
         self.behavior = behavior
         self.views = views
         self.columns = columns
         self.time_unit = time_unit
+        self.numeric = list(numeric or [])
 
     def files(self, root: str | None) -> list[Path]:
         """Return the file."""
@@ -214,13 +244,13 @@ class LogSource(Source):
         """Read the file and tell the behaviours apart.
 
         Raises:
-            ValueError: If a column is missing, or a behaviour occurs in no row.
+            ValueError: If a column is missing, a number is none, or a behaviour occurs in no row.
         """
         path = self.find(root, self.file)
         table = rename(read_table(path), {**self.columns, "_behavior": self.behavior}, str(path))
         if not len(table):
             raise ValueError(f"{path} must have at least one event, it has none")
-        table = scale_times(table, self.time_unit)
+        table = scale_times(numbers(table, self.columns, self.numeric, str(path)), self.time_unit)
         views = {}
         for name, value in self.views.items():
             views[name] = table[table["_behavior"] == value].drop(columns="_behavior")

@@ -21,4 +21,5 @@ class Taobao(LogSource):
             behavior="behavior_type",
             views={"fav": "fav", "cart": "cart", "buy": "buy"},
             columns={"user": "user_id", "item": "item_id", "time": "timestamp"},
+            numeric=["user", "item", "time"],
         )
