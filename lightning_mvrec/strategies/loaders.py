@@ -39,15 +39,16 @@ def even_out(loader: Any, device: torch.device, may_stop_early: bool) -> Any:
     smallest, largest = int(bounds[0]), -int(bounds[1])
     if smallest == largest and length >= 0:
         return loader
+    kind = StatefulEvenLoader if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") else EvenLoader
     if smallest < 0:
-        return EvenLoader(loader, device, None, may_stop_early)
+        return kind(loader, device, None, may_stop_early)
     if not may_stop_early:
         raise ValueError(_UNEVEN.format(f"got {smallest} to {largest}"))
     rank_zero_warn(
         f"ranks have {smallest} to {largest} batches; all stop after {smallest}. "
         "Give every rank the same number of batches to train on all of them"
     )
-    return EvenLoader(loader, device, smallest, may_stop_early)
+    return kind(loader, device, smallest, may_stop_early)
 
 
 _UNEVEN = (
@@ -99,6 +100,18 @@ class EvenLoader:
         if name.startswith("__") or "_loader" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self._loader, name)
+
+
+class StatefulEvenLoader(EvenLoader):
+    """An :class:`EvenLoader` around a loader with state; Lightning asks the class whether it has any."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the loader's state."""
+        return self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give the loader its state back."""
+        self._loader.load_state_dict(state_dict)
 
 
 def copy_ids(batch: Any, device: torch.device) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,7 +16,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
-from lightning_mvrec.strategies.checkpoint import read_meta, read_weights
+from lightning_mvrec.strategies.checkpoint import META, is_checkpoint, read_meta, read_weights
 from lightning_mvrec.strategies.sharding import ShardedTables, sharded_tables
 from lightning_mvrec.strategies.tables import (
     SHARDED_COLLECTIONS,
@@ -117,6 +118,8 @@ def whole_table(weight: Tensor | ShardedTensor, config: BaseEmbeddingConfig, dev
 def _from_checkpoint(path: str | os.PathLike[str], module: pl.LightningModule) -> pl.LightningModule:
     if any(isinstance(child, SHARDED_COLLECTIONS) for child in module.modules()):
         raise ValueError("plain_module(path, module): give a new module, this one's tables are sharded")
+    if not is_checkpoint(path) and (found := sorted(str(meta.parent) for meta in Path(path).rglob(META))):
+        raise ValueError(f"{path} is not a checkpoint directory; these inside it are: {found[:5]}")
     rest = read_meta(path)["checkpoint"]["state_dict"]
     module.configure_model()
     _to_cpu(module)

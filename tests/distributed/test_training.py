@@ -40,6 +40,17 @@ def test_loss_curves_are_equal_on_one_and_two_ranks(kind):
     assert one[0] != pytest.approx(one[-1], abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", [InInit, InConfigureModel])
+def test_rank_zeros_weights_count_where_ranks_were_seeded_differently(kind):
+    def run():
+        pl.seed_everything(7 + dist.get_rank(), verbose=False)
+        module = kind()
+        trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise")).fit(module, loader())
+        return mean_over_ranks(module.losses)
+
+    assert run_ranks(run, 2)[0] == pytest.approx(run_ranks(run, 1)[0], abs=1e-6)
+
+
 def hand_loop(steps):
     """What TorchRec's own documentation tells people to write."""
     pl.seed_everything(7)

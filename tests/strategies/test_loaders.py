@@ -72,6 +72,25 @@ def test_what_lightning_asks_a_loader_is_answered():
     assert run_ranks(run, 2) == [(3, 1, True)] * 2
 
 
+def test_the_state_of_a_loader_is_still_found():
+    from lightning.fabric.utilities.types import _Stateful
+
+    class Counting:
+        def state_dict(self):
+            return {"read": 3}
+
+        def load_state_dict(self, state_dict):
+            self.loaded = state_dict
+
+    def run():
+        counting = Counting()
+        evened = even_out(counting, CPU, True)
+        evened.load_state_dict({"read": 5})
+        return isinstance(evened, _Stateful), evened.state_dict(), counting.loaded
+
+    assert run_ranks(run, 2) == [(True, {"read": 3}, {"read": 5})] * 2
+
+
 def test_ids_are_moved_wherever_they_are():
     kjt = KeyedJaggedTensor(["a"], values=torch.tensor([1]), lengths=torch.tensor([1]))
     moved = copy_ids({"x": [kjt, 3], "y": (torch.ones(1), "text")}, torch.device("meta"))

@@ -61,5 +61,9 @@ def test_what_cannot_be_made_plain_is_refused(tmp_path):
             plain_module(tmp_path)
         with pytest.raises(ValueError, match=r"meta\.pt is missing"):
             plain_module(tmp_path, InInit())
+        (tmp_path / "run" / "last.ckpt").mkdir(parents=True)
+        (tmp_path / "run" / "last.ckpt" / "meta.pt").touch()
+        with pytest.raises(ValueError, match=r"these inside it are: \['.*run/last\.ckpt'\]"):
+            plain_module(tmp_path, InInit())
 
     run_ranks(run, 1)
