@@ -29,7 +29,8 @@ class MatrixFactorization(Baseline):
         views: Views that are read, as one; None for all.
         factors: Width of the vectors, above 0.
         iterations: Passes over users and items, above 0.
-        unobserved: Weight of an item that was not met, above 0.
+        unobserved: Weight of all items together, as not met, relative to that of an average user's met ones, above 0.
+            Taken relative, one number suits dense and sparse data.
         ridge: Regularisation, above 0.
         seed: Seed of the first item vectors.
         name: How results call it.
@@ -43,7 +44,7 @@ class MatrixFactorization(Baseline):
         views: list[str] | None = None,
         factors: int = 64,
         iterations: int = 8,
-        unobserved: float = 0.1,
+        unobserved: float = 2.0,
         ridge: float = 0.01,
         seed: int = 0,
         name: str = "matrix factorisation",
@@ -71,22 +72,20 @@ class MatrixFactorization(Baseline):
         met_by = met.T.tocsr()
         rng = np.random.default_rng(self.seed)
         self.item_factors = rng.normal(0, 0.1 / np.sqrt(self.factors), (met.shape[1], self.factors))
-        self.num_users = int((np.diff(met.indptr) > 0).sum())
+        num_users = int((np.diff(met.indptr) > 0).sum())
+        self.weight = self.unobserved * met.nnz / max(1, num_users * met.shape[1])
         for _ in range(self.iterations):
-            users = self._solve(met, self.item_factors, met.shape[1])
-            self.item_factors = self._solve(met_by, users, self.num_users)
-        self.shared = self.unobserved * self.item_factors.T @ self.item_factors
+            users = self._solve(met, self.item_factors)
+            self.item_factors = self._solve(met_by, users)
         return self
 
     def score(self, store: Store, targets: Targets, rows: np.ndarray) -> np.ndarray:
         """Return the products of each history's user vector with all item vectors."""
         met = histories(store, targets, rows, self.views).counts(len(rows), store.schema.num_items)
         met.data[:] = 1
-        return self._solve(met, self.item_factors, met.shape[1], self.shared) @ self.item_factors.T
+        return self._solve(met, self.item_factors) @ self.item_factors.T
 
-    def _solve(
-        self, met: sparse.csr_array, factors: np.ndarray, others: int, shared: np.ndarray | None = None
-    ) -> np.ndarray:
-        if shared is None:
-            shared = self.unobserved * factors.T @ factors
-        return solve_rows(met, factors, self.ridge * (np.diff(met.indptr) + self.unobserved * others), shared)
+    def _solve(self, met: sparse.csr_array, factors: np.ndarray) -> np.ndarray:
+        others = int(factors.any(axis=1).sum())  # users without an event have no factors
+        ridge = self.ridge * (np.diff(met.indptr) + self.weight * others)
+        return solve_rows(met, factors, ridge, self.weight * factors.T @ factors)
