@@ -11,6 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lightning_mvrec.functional.dropout import Dropout
+from lightning_mvrec.functional.jagged import last_state
 from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
 from lightning_mvrec.fusion.gate import GateFusion
 
@@ -18,16 +20,20 @@ from lightning_mvrec.fusion.gate import GateFusion
 class TargetAttentionFusion(Fusion):
     """Attend from the candidate item over the events of every view, then join the views with another fusion.
 
-    To each view's state comes the attention-weighted mean of its steps, queried by the candidate (Zhou et al. 2018, Deep
-    Interest Network, section 4.3; here with a softmax). One learned entry of value 0 takes part in the softmax, so that
-    a history without anything like the candidate adds little: it plays the part of the shrinkage in item-kNN. Queries and
-    keys start as the identity: an event counts as much as its vector resembles the candidate's.
+    To each view's latest state come two means of its steps: one weighted by attention, queried by the candidate (Zhou et
+    al. 2018, Deep Interest Network, section 4.3; here with a softmax), and a plain one. One learned entry of value 0
+    takes part in the softmax, so that a history without anything like the candidate adds little, and a learned number
+    of events of value 0 in the plain mean: both play the part of the shrinkage in item-kNN. Queries and keys start as the
+    identity, an event counting as much as its vector resembles the candidate's; the three are added up at first. The
+    encoder should keep events apart: of one that averages them, the candidate sees averages.
 
     Args:
         embedding_dim: Width ``D``.
         view_names: Names of the views.
         fusion: Builds what joins the views, from the width and the names; it sees one row per (row, candidate).
         temperature: Initial factor of the attention logits, above 0; learned from there.
+        shrink: Initial number of events of value 0 in the plain mean, above 0; learned from there.
+        dropout: Probability of dropping a channel of what a view gives to the inner fusion, in ``[0, 1)``.
 
     Shape:
         - states: see :class:`~lightning_mvrec.fusion.base.ViewStates`.
@@ -35,7 +41,8 @@ class TargetAttentionFusion(Fusion):
         - output: ``(R, C, D)`` user state for each candidate; weights ``(R, V)``, the mean over candidates.
 
     Raises:
-        ValueError: If ``temperature`` is not above 0, no candidates are given, or the inner fusion is target-aware itself.
+        ValueError: If ``temperature`` or ``shrink`` is not above 0, no candidates are given, or the inner fusion is
+            target-aware itself.
     """
 
     target_aware = True
@@ -46,10 +53,13 @@ class TargetAttentionFusion(Fusion):
         view_names: list[str],
         fusion: Callable[[int, list[str]], Fusion] = GateFusion,
         temperature: float = 1.0,
+        shrink: float = 5.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        for name, value in (("temperature", temperature), ("shrink", shrink)):
+            if value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
         self.view_names = list(view_names)
         self.query = nn.Linear(embedding_dim, embedding_dim, bias=False)
         self.keys = nn.ModuleList(nn.Linear(embedding_dim, embedding_dim, bias=False) for _ in view_names)
@@ -57,6 +67,9 @@ class TargetAttentionFusion(Fusion):
             nn.init.eye_(layer.weight)  # type: ignore[arg-type]
         self.log_factor = nn.Parameter(torch.full((len(view_names),), float(temperature)).log())
         self.sink = nn.Parameter(torch.zeros(len(view_names)))
+        self.log_shrink = nn.Parameter(torch.full((len(view_names),), float(shrink)).log())
+        self.join = nn.Parameter(torch.eye(embedding_dim).repeat(len(view_names), 1, 3))
+        self.dropout = Dropout(dropout)
         self.fusion = fusion(embedding_dim, view_names)
         if self.fusion.target_aware:
             raise ValueError(f"fusion must not look at candidates itself, got {type(self.fusion).__name__}")
@@ -71,10 +84,13 @@ class TargetAttentionFusion(Fusion):
         for number, name in enumerate(self.view_names):
             view = states.views[name]
             attended_RCD = self._attend(number, view, states.user_R, query_RCD)
-            state_RCD = view.state_RD[:, None] + attended_RCD
+            sum_RD = last_state(view.steps_BTD.cumsum(1), view.asof_R, states.user_R)
+            mean_RD = sum_RD / (view.asof_R[:, None] + self.log_shrink[number].exp())
+            same_RCD = torch.cat([view.state_RD, mean_RD], -1)[:, None].expand(-1, num_candidates, -1)
+            state_RCD = torch.cat([same_RCD, attended_RCD], -1) @ self.join[number].T
             views[name] = replace(
                 view,
-                state_RD=state_RCD.flatten(0, 1),
+                state_RD=self.dropout(state_RCD.flatten(0, 1)),
                 present_R=view.present_R.repeat_interleave(num_candidates),
                 age_R=view.age_R.repeat_interleave(num_candidates),
                 asof_R=view.asof_R.repeat_interleave(num_candidates),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_mvrec.functional.dropout import Dropout
 from lightning_mvrec.losses.base import dot
 
 
@@ -50,7 +51,7 @@ class MLPScorer(Scorer):
     Args:
         embedding_dim: Width ``D``.
         hidden: Widths of the hidden layers; may be empty.
-        dropout: Probability of dropping a hidden unit, in ``[0, 1)``.
+        dropout: Probability of dropping an input or a hidden unit, in ``[0, 1)``.
 
     Example:
         >>> scorer = MLPScorer(4, hidden=[8])
@@ -62,10 +63,10 @@ class MLPScorer(Scorer):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Dropout(dropout)]
         width = 3 * embedding_dim
         for size in hidden or []:
-            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(width, size), nn.ReLU(), Dropout(dropout)]
             width = size
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 

@@ -41,8 +41,9 @@ def test_equals_a_naive_loop_over_rows_candidates_and_steps():
                 steps = view.steps_BTD[USER_R[row], : ASOF[name][row]]
                 logits = [(fusion.keys[number].weight @ step) @ query * fusion.log_factor[number].exp() / 2 for step in steps]
                 shares = torch.stack([fusion.sink[number], *logits]).exp()
-                mean = sum((share * step for share, step in zip(shares[1:], steps, strict=True)), torch.zeros(4))
-                state = view.state_RD[row] + mean / shares.sum()
+                attended = sum((share * step for share, step in zip(shares[1:], steps, strict=True)), torch.zeros(4))
+                mean = steps.sum(0) / (len(steps) + fusion.log_shrink[number].exp())
+                state = fusion.join[number] @ torch.cat([view.state_RD[row], mean, attended / shares.sum()])
                 views[name] = ViewState(
                     state[None], view.present_R[[row]], view.age_R[[row]], view.asof_R[[row]], view.steps_BTD, *[None] * 2
                 )
@@ -91,6 +92,7 @@ def test_no_rows_give_no_rows_with_a_gradient():
     ("make", "message"),
     [
         (lambda: TargetAttentionFusion(4, NAMES, temperature=0.0), "temperature must be above 0, got 0.0"),
+        (lambda: TargetAttentionFusion(4, NAMES, shrink=-1.0), "shrink must be above 0, got -1.0"),
         (lambda: TargetAttentionFusion(4, NAMES, TargetAttentionFusion), "must not look at candidates itself"),
         (lambda: build()(states()), "candidates_RCD must be given"),
     ],
