@@ -3,93 +3,69 @@
     last.ckpt/
       .metadata, *.distcp   torch.distributed.checkpoint: weights under "model.", the tables' optimizer state under
                             "table_state/<table>/<state>", the same keys whether a table is sharded or replicated
+      plan.json             where each table lay, for people and for `mvrec checkpoint inspect`; nothing depends on it
       meta.pt               the rest of Lightning's checkpoint, random state of every rank, format
 
 Nothing in them is unpickled beyond tensors and plain values: a checkpoint from elsewhere cannot run code.
+
+A directory gets its name only when it is whole, and takes the place of an earlier one in one step: a kill at any
+moment leaves either the one or the other.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
+import json
 import os
-import pickle
-import random
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-FORMAT = 1
-META = "meta.pt"
+from lightning_mvrec.strategies.checkpoint_random import random_state, set_random_state
+from lightning_mvrec.strategies.checkpoint_read import (
+    FORMAT,
+    META,
+    PLAN,
+    SAFE_NUMPY,
+    STATE,
+    WEIGHTS,
+    first_failure,
+    is_checkpoint,
+    partial,
+    read_meta,
+    read_weights,
+    replaced,
+)
+
+__all__ = [
+    "META",
+    "is_checkpoint",
+    "on_rank_zero",
+    "random_state",
+    "read_meta",
+    "read_weights",
+    "remove",
+    "set_random_state",
+    "write",
+]
 #: Parts of Lightning's checkpoint that training can go on without.
 _OPTIONAL = ("hyper_parameters", "datamodule_hyper_parameters", "hparams_name", "datamodule_hparams_name")
-_SAFE_NUMPY = [
-    np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")},
-]
-_SAFE_IN_METADATA = {
-    "torch.distributed.checkpoint.metadata": {
-        "Metadata",
-        "MetadataIndex",
-        "TensorStorageMetadata",
-        "ChunkStorageMetadata",
-        "TensorProperties",
-        "StorageMeta",
-        "_MEM_FORMAT_ENCODING",
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.serialization": {"_get_layout"},
-    "torch": {"Size", "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"},
-    "pathlib": {"PosixPath", "PurePosixPath"},
-    "pathlib._local": {"PosixPath", "PurePosixPath"},
-}
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name in _SAFE_IN_METADATA.get(module, ()):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"a checkpoint's .metadata may not hold {module}.{name}")
-
-
-class SafeReader(dcp.FileSystemReader):
-    """Reads the tensors of a checkpoint directory; torch's own reader unpickles whatever ``.metadata`` says."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Read ``.metadata`` through an allow-list.
-
-        Raises:
-            ValueError: If it holds anything but the description of tensors.
-        """
-        file = Path(self.path) / ".metadata"
-        try:
-            metadata = _MetadataUnpickler(io.BytesIO(file.read_bytes())).load()
-        except FileNotFoundError:
-            raise ValueError(f"{self.path} is not a checkpoint directory: {file.name} is missing") from None
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, TypeError) as error:
-            raise ValueError(f"{file} cannot be read as a checkpoint's metadata: {error}") from error
-        wrong = [key for key, value in metadata.state_dict_metadata.items() if type(value) is not TensorStorageMetadata]
-        if wrong:  # anything else would be unpickled on reading
-            raise ValueError(f"{file} must describe tensors only, got {wrong[:3]}")
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
 
 
 def write(
     path: str | os.PathLike[str],
     checkpoint: dict[str, Any],
     table_state: Mapping[str, Tensor | ShardedTensor],
+    plan: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint directory; every rank calls it. An earlier one at ``path`` stays until this one is whole.
 
@@ -97,9 +73,11 @@ def write(
         path: The directory.
         checkpoint: Lightning's checkpoint; the tensors of ``state_dict`` are written by all ranks together.
         table_state: ``<table>/<state>`` -> this rank's part of the tables' optimizer state.
+        plan: Where the tables lie, to be put beside the weights as JSON.
 
     Raises:
         ValueError: If the checkpoint holds objects that could not be read back safely.
+        OSError: If a rank cannot write, for want of space for instance; what it had written is removed.
     """
     target = Path(path)
     state_dict = checkpoint.pop("state_dict", {})
@@ -107,7 +85,7 @@ def write(
     checkpoint["state_dict"] = {key: value for key, value in state_dict.items() if key not in tensors}
     randoms: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(randoms, random_state())
-    temporary = target.with_name(f".{target.name}.partial")
+    temporary = partial(target)
     payload: bytes = b""
 
     def prepare() -> None:
@@ -117,82 +95,28 @@ def write(
         temporary.mkdir(parents=True)
 
     def finish() -> None:
-        (temporary / META).write_bytes(payload)
+        try:
+            if plan is not None:
+                _write_file(temporary / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
+            _write_file(temporary / META, payload)  # last: a directory that has it is whole
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         _replace(temporary, target)
 
     on_rank_zero(prepare)
-    state = {"model": tensors, **{f"table_state/{key}": value for key, value in table_state.items()}}
-    dcp.save(
-        state,
-        storage_writer=dcp.FileSystemWriter(temporary),
-        # Buffers that DDP has not yet made equal again are rank 0's, as they will be.
-        planner=dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True),
-    )
-    on_rank_zero(finish)
-
-
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Tell whether ``path`` is a checkpoint directory of ours."""
-    return (Path(path) / META).is_file()
-
-
-def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the part of a checkpoint directory that is not sharded: ``checkpoint``, ``random``, ``format``.
-
-    Raises:
-        ValueError: If it is none, of a later format, or holds objects of classes that are not allowed.
-    """
-    file = Path(path) / META
-    if not file.is_file():
-        raise ValueError(f"{path} is not a checkpoint directory: {META} is missing")
+    state = {WEIGHTS.rstrip("."): tensors, **{f"{STATE}{key}": value for key, value in table_state.items()}}
     try:
-        with torch.serialization.safe_globals(_SAFE_NUMPY):
-            meta = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-        raise ValueError(f"{file}: format must be {FORMAT}, got {found}")
-    return meta
-
-
-def read_weights(
-    path: str | os.PathLike[str],
-    weights: Mapping[str, Tensor | ShardedTensor],
-    table_state: Mapping[str, Tensor | ShardedTensor] | None = None,
-    strict: bool = True,
-    alone: bool = False,
-) -> None:
-    """Fill the tensors of ``weights`` (by name in the module) and ``table_state`` in place, whoever wrote which part.
-
-    Args:
-        path: The directory.
-        weights: Tensors of a state dict.
-        table_state: ``<table>/<state>`` -> state; None reads the weights only.
-        strict: Whether names must be the same on both sides.
-        alone: Whether this process reads for itself, without the other ranks.
-
-    Raises:
-        ValueError: If names are missing or unexpected, or a shape differs.
-    """
-    wanted = {f"model.{key}": value for key, value in weights.items()}
-    saved = SafeReader(path).read_metadata().state_dict_metadata
-    missing = sorted(set(wanted) - set(saved))
-    surplus = sorted(key for key in set(saved) - set(wanted) if key.startswith("model."))
-    if strict and (missing or surplus):
-        raise ValueError(f"{path}: the module has other weights; missing {missing[:5]}, unexpected {surplus[:5]}")
-    wanted = {key: value for key, value in wanted.items() if key in saved}
-    for key, value in (table_state or {}).items():
-        if f"table_state/{key}" not in saved:
-            raise ValueError(f"{path} has no optimizer state {key!r}: the table was trained by another optimizer")
-        wanted[f"table_state/{key}"] = value
-    for key, value in wanted.items():
-        found: Any = saved[key]  # a TensorStorageMetadata, the reader has seen to that
-        if tuple(found.size) != tuple(value.size()):
-            raise ValueError(f"{path}: {key} must be of shape {tuple(value.size())}, got {tuple(found.size)}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
-        dcp.load(wanted, storage_reader=SafeReader(path), no_dist=alone)
+        dcp.save(
+            state,
+            storage_writer=dcp.FileSystemWriter(temporary),
+            # Buffers that DDP has not yet made equal again are rank 0's, as they will be.
+            planner=dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True),
+        )
+    except dcp.CheckpointException as error:  # raised on every rank; a BaseException, which nobody expects
+        on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True))
+        raise OSError(f"{path} could not be saved: {first_failure(error)}") from error
+    on_rank_zero(finish)
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -200,30 +124,12 @@ def remove(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.is_symlink() or target.is_file():
         target.unlink()
-    else:
-        shutil.rmtree(target, ignore_errors=True)
-
-
-def random_state() -> dict[str, Any]:
-    """Return the state of every random generator of this process, as plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002  the state of others
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "python": random.getstate(),
-        "numpy": (str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set every random generator of this process."""
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    elif target.exists():
+        # Half a directory must not have the name of a whole one.
+        gone = target.with_name(f".{target.name}.removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        target.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def on_rank_zero(action: Any) -> None:
@@ -263,17 +169,39 @@ def _round_trip(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     buffer.seek(0)
-    with torch.serialization.safe_globals(_SAFE_NUMPY):
+    with torch.serialization.safe_globals(SAFE_NUMPY):
         torch.load(buffer, weights_only=True)
     return buffer.getvalue()
 
 
+def _write_file(file: Path, content: bytes) -> None:
+    """Write a file that is there either whole or not at all."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.rename(file)
+
+
 def _replace(source: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.is_symlink() or target.is_file():
-        target.unlink()
-    elif target.exists():
+    if not os.path.lexists(target):
+        source.rename(target)
+    elif _exchange(source, target):
+        remove(source)
+    else:  # a kill between the two renames leaves the earlier one beside, where reading looks for it
+        old = replaced(target)
+        remove(old)
         target.rename(old)
-    source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        source.rename(target)
+        remove(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step, where system and file system can: Linux, but not NFS."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    at_cwd, exchange = -100, 2
+    return rename(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ class TorchRecStrategy(DDPStrategy):
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
         check_ids: Whether to raise for ids outside a table: one pass over the ids of each lookup.
+        update_in_step: Whether sharded tables are updated in the optimizer step, not in the backward pass: a table may
+            then be looked up several times in a step, and manual optimization may accumulate batches. Every lookup is
+            made twice. ``accumulate_grad_batches`` above 1 does it by itself.
         clip_dense_only: Whether ``gradient_clip_val``, which cannot reach sharded tables, may be used all the same.
         find_unused_parameters: DDP's: whether dense parameters may be left out of the loss on some rank.
         static_graph: DDP's: whether the dense part does the same in every step.
@@ -71,6 +75,7 @@ class TorchRecStrategy(DDPStrategy):
         replicate_below: int = 0,
         schedule_tables: bool = True,
         check_ids: bool = True,
+        update_in_step: bool = False,
         clip_dense_only: bool = False,
         find_unused_parameters: bool = False,
         static_graph: bool = False,
@@ -102,6 +107,7 @@ class TorchRecStrategy(DDPStrategy):
         self._replicate_below = replicate_below
         self._schedule_tables = schedule_tables
         self._check_ids = check_ids
+        self._update_in_step = update_in_step
         self._clip_dense_only = clip_dense_only
         self._tables: ShardedTables | None = None
         self._random: list[Any] | None = None
@@ -215,7 +221,10 @@ class TorchRecStrategy(DDPStrategy):
         first, *others = self.optimizers
         for other in others:
             strip(other, weights)
-        self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables), *others]
+        collected = self._tables.collected
+        for lookups in collected:
+            lookups.forget()
+        self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables, collected), *others]
 
     def process_dataloader(self, dataloader: object) -> object:
         """End on all ranks at once in training; an evaluation must not lose batches, and is refused if it would."""
@@ -275,14 +284,14 @@ class TorchRecStrategy(DDPStrategy):
         if storage_options is not None:
             raise ValueError(f"save_checkpoint: storage_options must be None, got {storage_options!r}")
         state = self._joined.table_state() if "optimizer_states" in checkpoint and self._joined else {}
-        files.write(filepath, checkpoint, state)
+        files.write(filepath, checkpoint, state, plan=asdict(self._tables.report) if self._tables else None)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint directory into the module's shards, and for a fit into the tables' optimizers."""
         module = self.lightning_module
         assert module is not None
         self._random = None
-        if not files.is_checkpoint(checkpoint_path):
+        if not files.is_checkpoint(checkpoint_path) and not Path(checkpoint_path).is_dir():
             return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
         meta = files.read_meta(checkpoint_path)
         checkpoint = meta["checkpoint"]
@@ -321,12 +330,15 @@ class TorchRecStrategy(DDPStrategy):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``training_step`` under the guards of the tables."""
         assert self._tables is not None
-        with self._tables.training_step():
+        module = self.lightning_module
+        assert module is not None
+        collect = self._update_in_step or module.trainer.accumulate_grad_batches > 1
+        with self._tables.training_step(collect, manual=not module.automatic_optimization):
             return super().training_step(*args, **kwargs)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Step, and allow the tables to be looked up again."""
         output = super().optimizer_step(optimizer, closure, model, **kwargs)
         assert self._tables is not None
-        self._tables.start_step()
+        self._tables.end_step()
         return output

@@ -1,0 +1,195 @@
+"""Reading checkpoint directories safely, with torch alone: nothing is unpickled but tensors and plain values."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+FORMAT = 1
+META = "meta.pt"
+PLAN = "plan.json"
+#: What the keys of the modules' weights, and of the tables' optimizer state, begin with.
+WEIGHTS, STATE = "model.", "table_state/"
+SAFE_NUMPY = [
+    np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")},
+]
+_SAFE_IN_METADATA = {
+    "torch.distributed.checkpoint.metadata": {
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "ChunkStorageMetadata",
+        "TensorProperties",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"},
+    "pathlib": {"PosixPath", "PurePosixPath"},
+    "pathlib._local": {"PosixPath", "PurePosixPath"},
+}
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _SAFE_IN_METADATA.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"a checkpoint's .metadata may not hold {module}.{name}")
+
+
+class SafeReader(dcp.FileSystemReader):
+    """Reads the tensors of a checkpoint directory; torch's own reader unpickles whatever ``.metadata`` says."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Read ``.metadata`` through an allow-list, and see that the files that it names are whole.
+
+        Raises:
+            ValueError: If it holds anything but the description of tensors, or a file is missing or too short.
+        """
+        file = Path(self.path) / ".metadata"
+        try:
+            metadata = _MetadataUnpickler(io.BytesIO(file.read_bytes())).load()
+            described, stored = metadata.state_dict_metadata, metadata.storage_data
+        except FileNotFoundError:
+            raise ValueError(f"{self.path} is not a checkpoint directory: {file.name} is missing") from None
+        except Exception as error:  # a damaged pickle raises almost anything
+            raise ValueError(f"{file} cannot be read as a checkpoint's metadata: {error}") from error
+        wrong = [key for key, value in described.items() if type(value) is not TensorStorageMetadata]
+        if wrong:  # anything else would be unpickled on reading
+            raise ValueError(f"{file} must describe tensors only, got {wrong[:3]}")
+        self._check_files(stored)
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+    def _check_files(self, stored: Mapping[Any, Any]) -> None:
+        needed: dict[str, int] = {}
+        for part in stored.values():
+            name = str(part.relative_path)
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise ValueError(f"{self.path}: .metadata names {name!r}, a file outside of the checkpoint")
+            needed[name] = max(needed.get(name, 0), part.offset + part.length)
+        for name, size in needed.items():
+            file = Path(self.path) / name
+            if not file.is_file():
+                raise ValueError(f"{self.path} is not whole: {name} is missing")
+            if file.stat().st_size < size:
+                raise ValueError(f"{file} is truncated: it has {file.stat().st_size} bytes, must have {size}")
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Tell whether ``path`` is a checkpoint directory of ours."""
+    return (whole(path) / META).is_file()
+
+
+def partial(path: str | os.PathLike[str]) -> Path:
+    """Return where a checkpoint is written before it is whole and gets its name."""
+    target = Path(path)
+    return target.with_name(f".{target.name}.partial")
+
+
+def replaced(path: str | os.PathLike[str]) -> Path:
+    """Return where an earlier checkpoint of the same name lies while it is being replaced."""
+    target = Path(path)
+    return target.with_name(f".{target.name}.old")
+
+
+def whole(path: str | os.PathLike[str]) -> Path:
+    """Return where the checkpoint of this name lies: beside it, if a save was killed just between two renames."""
+    target = Path(path)
+    if not os.path.lexists(target):
+        for beside in (partial(target), replaced(target)):  # meta.pt comes last, so what has it is whole
+            if (beside / META).is_file():
+                return beside
+    return target
+
+
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the part of a checkpoint directory that is not sharded: ``checkpoint``, ``random``, ``format``.
+
+    Raises:
+        ValueError: If it is none, of a later format, or holds objects of classes that are not allowed.
+    """
+    file = whole(path) / META
+    if not file.is_file():
+        raise ValueError(f"{path} is not a checkpoint directory: {META} is missing")
+    try:
+        with torch.serialization.safe_globals(SAFE_NUMPY):
+            meta = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise ValueError(f"{file}: format must be {FORMAT}, got {found}")
+    return meta
+
+
+def read_weights(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Tensor | ShardedTensor],
+    table_state: Mapping[str, Tensor | ShardedTensor] | None = None,
+    strict: bool = True,
+    alone: bool = False,
+) -> None:
+    """Fill the tensors of ``weights`` (by name in the module) and ``table_state`` in place, whoever wrote which part.
+
+    Args:
+        path: The directory.
+        weights: Tensors of a state dict.
+        table_state: ``<table>/<state>`` -> state; None reads the weights only.
+        strict: Whether names must be the same on both sides.
+        alone: Whether this process reads for itself, without the other ranks.
+
+    Raises:
+        ValueError: If names are missing or unexpected, a shape differs, or a file is damaged.
+    """
+    wanted = {f"{WEIGHTS}{key}": value for key, value in weights.items()}
+    saved = SafeReader(whole(path)).read_metadata().state_dict_metadata
+    missing = sorted(set(wanted) - set(saved))
+    surplus = sorted(key for key in set(saved) - set(wanted) if key.startswith(WEIGHTS))
+    if strict and (missing or surplus):
+        raise ValueError(f"{path}: the module has other weights; missing {missing[:5]}, unexpected {surplus[:5]}")
+    wanted = {key: value for key, value in wanted.items() if key in saved}
+    for key, value in (table_state or {}).items():
+        if f"{STATE}{key}" not in saved:
+            raise ValueError(f"{path} has no optimizer state {key!r}: the table was trained by another optimizer")
+        wanted[f"{STATE}{key}"] = value
+    for key, value in wanted.items():
+        found: Any = saved[key]  # a TensorStorageMetadata, the reader has seen to that
+        if tuple(found.size) != tuple(value.size()):
+            raise ValueError(f"{path}: {key} must be of shape {tuple(value.size())}, got {tuple(found.size)}")
+    load(path, wanted, alone)
+
+
+def load(path: str | os.PathLike[str], wanted: dict[str, Any], alone: bool) -> None:
+    """Fill the tensors of ``wanted``, by their keys in the checkpoint.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
+        try:
+            dcp.load(wanted, storage_reader=SafeReader(whole(path)), no_dist=alone)
+        except dcp.CheckpointException as error:  # a BaseException, which nobody expects
+            raise ValueError(f"{path} cannot be read: {first_failure(error)}") from error
+
+
+def first_failure(error: dcp.CheckpointException) -> str:
+    """Return in one line which rank failed in reading or writing, and why."""
+    rank, (cause, _) = min(error.failures.items(), key=lambda item: item[0])
+    return f"rank {rank}: {type(cause).__name__}: {cause}"
