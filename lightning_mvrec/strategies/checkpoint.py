@@ -44,6 +44,7 @@ from lightning_mvrec.strategies.checkpoint_read import (
     read_meta,
     read_weights,
     replaced,
+    without_numpy,
 )
 
 __all__ = [
@@ -150,7 +151,7 @@ def on_rank_zero(action: Any) -> None:
 
 def _serialise(meta: dict[str, Any]) -> bytes:
     """Return ``meta`` as bytes that can be read back safely; hyper-parameters that cannot are left out, and said so."""
-    checkpoint = dict(meta["checkpoint"])
+    checkpoint = without_numpy(dict(meta["checkpoint"]))
     for key in list(checkpoint):
         try:
             _round_trip(checkpoint[key])

@@ -193,3 +193,14 @@ def first_failure(error: dcp.CheckpointException) -> str:
     """Return in one line which rank failed in reading or writing, and why."""
     rank, (cause, _) = min(error.failures.items(), key=lambda item: item[0])
     return f"rank {rank}: {type(cause).__name__}: {cause}"
+
+
+def without_numpy(value: Any) -> Any:
+    """Replace numpy's numbers, which ``weights_only=True`` refuses, by Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: without_numpy(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_numpy(item) for item in value)
+    return value
