@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -37,13 +37,6 @@ def check_trainer(trainer: pl.Trainer, sharded: Sequence[str], clip_dense_only: 
     if trainer.state.fn != TrainerFn.FITTING:
         return
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    scheduler = [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
-    accumulated = max([trainer.accumulate_grad_batches, *(n for item in scheduler for n in item.scheduling.values())])
-    if accumulated != 1:
-        raise ValueError(
-            f"accumulate_grad_batches must be 1, got {accumulated}: {names} would be updated in every micro-batch. "
-            'Use a larger batch, or replicate the tables: TorchRecStrategy(replicate="all")'
-        )
     if trainer.gradient_clip_val and not clip_dense_only:
         raise ValueError(
             f"gradient_clip_val={trainer.gradient_clip_val} would not reach {names}, only the dense parameters. "

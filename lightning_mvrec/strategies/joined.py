@@ -13,6 +13,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.optim import Optimizer
 from torchrec.optim.fused import FusedOptimizerModule
 
+from lightning_mvrec.strategies.collected import CollectedLookups
 from lightning_mvrec.strategies.optimizers import Adam, TableOptimizer
 from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, shards
 
@@ -126,10 +127,16 @@ class JoinedOptimizer(Optimizer):
         follow_schedule: Whether a learning-rate schedule of ``dense`` scales the tables' learning rates as well: by
             the present learning rate of its first group over the one that the schedule started from (over the peak
             for ``OneCycleLR``).
+        collected: Lookups of the sharded collections that wait for a step, if any.
     """
 
     def __init__(
-        self, dense: Optimizer, groups: list[TableGroup], table_weights: Sequence[Tensor], follow_schedule: bool = True
+        self,
+        dense: Optimizer,
+        groups: list[TableGroup],
+        table_weights: Sequence[Tensor],
+        follow_schedule: bool = True,
+        collected: Sequence[CollectedLookups] = (),
     ) -> None:
         # Optimizer.__init__ wants parameters of its own.
         self.defaults: dict[str, Any] = dict(dense.defaults)
@@ -138,6 +145,7 @@ class JoinedOptimizer(Optimizer):
         self.dense = dense
         self.groups = groups
         self.follow_schedule = follow_schedule
+        self.collected = list(collected)
         strip(dense, table_weights)
         self.table_groups: list[dict[str, Any]] = [
             {"params": [], "name": f"tables/{number}", "lr": group.optimizer.lr, "tables": list(group.tables)}
@@ -162,6 +170,10 @@ class JoinedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if any(self.collected):
+            self._push()  # looking up has counted as a step of Adam
+            for lookups in self.collected:
+                lookups.update()
         self.dense.step()
         for group, lr in zip(self.groups, rates, strict=True):
             group.step(lr)
@@ -175,6 +187,8 @@ class JoinedOptimizer(Optimizer):
             for weight, _ in group.weights.values():
                 if weight.grad is not None:
                     weight.grad = None if set_to_none else weight.grad.detach().zero_()
+        for lookups in self.collected:
+            lookups.clear_gradients()
 
     def table_state(self) -> dict[str, Tensor | ShardedTensor]:
         """Return ``<table>/<state>`` -> this rank's part of the tables' state."""

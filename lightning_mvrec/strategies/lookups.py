@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from lightning_mvrec.strategies.collected import CollectedLookups, tensors
 from lightning_mvrec.strategies.tables import Table
 
 
@@ -22,7 +23,8 @@ class LookupGuard:
     * An id outside its table raises here; a kernel would map it to another row and train that.
     * A row-wise bag collection fails in its backward pass when ranks have different numbers of bags, so the smaller
       ones are padded with empty bags and the result is cut again. The gradient is exact.
-    * A second lookup in one training step would make a second optimizer update, and is refused.
+    * A second lookup in one optimizer step would make a second update. It is refused, or where lookups are collected
+      (``collect``) all of them make one.
 
     Args:
         path: Path of the collection, for messages.
@@ -38,7 +40,14 @@ class LookupGuard:
         self.once = once
         self.check_ids = check_ids
         self.in_training_step = False
+        #: Whether lookups wait for the optimizer step.
+        self.collect = False
+        #: Whether a backward pass may come without an optimizer step after it: with manual optimization.
+        self.watch_backward = False
+        self.collected: CollectedLookups | None = None
+        self._features: KeyedJaggedTensor | None = None
         self._looked_up = False
+        self._updated = False
         self._bags: int | None = None
         #: Feature -> the smallest table that reads it.
         self.limits: dict[str, Table] = {}
@@ -51,26 +60,43 @@ class LookupGuard:
     def attach(self, module: nn.Module) -> None:
         """Put the hooks on a collection."""
         module.register_forward_pre_hook(self._before, with_kwargs=True)
-        if self.pad:
+        if self.once:
+            self.collected = CollectedLookups(self.path, module)
+        if self.pad or self.once:
             module.register_forward_hook(self._after)
 
     def start_step(self) -> None:
-        """Allow the next lookup: a training step begins, or an optimizer has stepped."""
+        """Allow the next lookup: a training step begins."""
         self._looked_up = False
+
+    def end_step(self) -> None:
+        """Allow the next lookup and backward pass: an optimizer has stepped."""
+        self._looked_up = self._updated = False
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         features = args[0] if args else kwargs.get("features")
-        if self.once and self.in_training_step and torch.is_grad_enabled():
+        self._features = None
+        training = self.once and self.in_training_step and torch.is_grad_enabled()
+        if training and not self.collect:
             if self._looked_up:
                 raise RuntimeError(
                     f"{self.path}: looked up twice in one training step. Its tables {self._table_names()} would be "
                     "updated twice, each time with a part of the gradient. Look everything up at once (a "
                     "KeyedJaggedTensor with one feature for each use, or the distinct ids and positions into them), "
+                    "let them be updated in the optimizer step: TorchRecStrategy(update_in_step=True), "
                     f"or replicate the collection: replicate=[{self.path!r}]"
+                )
+            if self._updated:
+                raise RuntimeError(
+                    f"{self.path}: no optimizer has stepped since the last backward pass, which has updated the "
+                    f"tables {self._table_names()} already. To accumulate batches with manual optimization, let them "
+                    "be updated in the optimizer step: TorchRecStrategy(update_in_step=True)"
                 )
             self._looked_up = True
         if not isinstance(features, KeyedJaggedTensor):
             return None
+        if training:
+            self._features = features
         fault = self._find_bad_id(features) if self.check_ids else None
         if not self.pad or features.variable_stride_per_key():
             if fault:
@@ -85,17 +111,36 @@ class LookupGuard:
             raise ValueError(fault or f"{self.path}: another rank has an id outside its table; its message says which")
         self._bags = bags
         padded = pad_bags(features, largest)
+        if training:
+            self._features = padded
         return ((padded, *args[1:]), kwargs) if args else (args, {**kwargs, "features": padded})
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         bags, self._bags = self._bags, None
-        if bags is None:
+        features, self._features = self._features, None
+        collect = features is not None and self.collect
+        watch = features is not None and self.watch_backward and not collect
+        if bags is None and not collect and not watch:
             return None
-        pooled = output.wait() if hasattr(output, "wait") else output
+        found = output.wait() if hasattr(output, "wait") else output
+        if collect:
+            assert self.collected is not None
+            assert features is not None
+            found = self.collected.add(features, found)
+        if watch:
+            for values in tensors(found).values():
+                if values.requires_grad:
+                    values.register_hook(self._note_backward)
+        if bags is None:
+            return found
+        pooled = found
         assert isinstance(pooled, KeyedTensor)
         if pooled.values().shape[0] == bags:
             return pooled
         return KeyedTensor(keys=pooled.keys(), length_per_key=pooled.length_per_key(), values=pooled.values()[:bags])
+
+    def _note_backward(self, gradient: Tensor) -> None:
+        self._updated = True
 
     def _find_bad_id(self, features: KeyedJaggedTensor) -> str | None:
         values, keys = features.values(), features.keys()

@@ -15,6 +15,7 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.utils import reset_module_states_post_sharding
 
 from lightning_mvrec.strategies.assign import assign_tables
+from lightning_mvrec.strategies.collected import CollectedLookups
 from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_table
 from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
@@ -90,21 +91,33 @@ class ShardedTables:
         return parts[0].first_row, parts[0].tensor.detach()
 
     @contextmanager
-    def training_step(self) -> Iterator[None]:
-        """Watch for a second lookup until the context ends."""
-        self.start_step()
+    def training_step(self, collect: bool = False, manual: bool = False) -> Iterator[None]:
+        """Watch over the lookups until the context ends.
+
+        Args:
+            collect: Whether they wait for the optimizer step, instead of updating tables in their backward pass.
+            manual: Whether the module decides when an optimizer steps.
+        """
         for guard in self.guards.values():
+            guard.start_step()
             guard.in_training_step = True
+            guard.collect = collect
+            guard.watch_backward = manual
         try:
             yield
         finally:
             for guard in self.guards.values():
                 guard.in_training_step = False
 
-    def start_step(self) -> None:
-        """Allow the next lookup."""
+    def end_step(self) -> None:
+        """Allow the next lookup: an optimizer has stepped."""
         for guard in self.guards.values():
-            guard.start_step()
+            guard.end_step()
+
+    @property
+    def collected(self) -> list[CollectedLookups]:
+        """What waits for an optimizer step, one for each sharded collection."""
+        return [guard.collected for guard in self.guards.values() if guard.collected is not None]
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, ShardedTables] = weakref.WeakKeyDictionary()

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
@@ -28,18 +28,6 @@ def refusal(strategy=None, module=InInit, stage="fit", data=None, **settings):
         return None
 
     return run_ranks(run, 1)[0]
-
-
-def test_gradient_accumulation():
-    message = refusal(accumulate_grad_batches=2)
-    assert "ValueError: accumulate_grad_batches must be 1, got 2" in message
-    assert "['item', 'user']" in message
-    assert 'replicate="all"' in message
-    assert "got 4" in refusal(callbacks=[GradientAccumulationScheduler({0: 1, 2: 4})])
-
-
-def test_gradient_accumulation_is_allowed_where_tables_are_replicated():
-    assert refusal(TorchRecStrategy(SGD(lr=0.1), replicate="all"), accumulate_grad_batches=2) is None
 
 
 def test_gradient_clipping():
