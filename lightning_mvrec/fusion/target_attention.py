@@ -20,12 +20,12 @@ from lightning_mvrec.fusion.gate import GateFusion
 class TargetAttentionFusion(Fusion):
     """Attend from the candidate item over the events of every view, then join the views with another fusion.
 
-    To each view's latest state come two means of its steps: one weighted by attention, queried by the candidate (Zhou et
-    al. 2018, Deep Interest Network, section 4.3; here with a softmax), and a plain one. One learned entry of value 0
+    To each view's latest state come two means of its steps: one weighted by attention, queried by the candidate (Zhou
+    et al. 2018, Deep Interest Network, section 4.3; here with a softmax), and a plain one. One learned entry of value 0
     takes part in the softmax, so that a history without anything like the candidate adds little, and a learned number
-    of events of value 0 in the plain mean: both play the part of the shrinkage in item-kNN. Queries and keys start as the
-    identity, an event counting as much as its vector resembles the candidate's; the three are added up at first. The
-    encoder should keep events apart: of one that averages them, the candidate sees averages.
+    of events of value 0 in the plain mean: both play the part of the shrinkage in item-kNN. Queries and keys start as
+    the identity, an event counting as much as its vector resembles the candidate's; the three are added up at first.
+    The encoder should keep events apart: of one that averages them, the candidate sees averages.
 
     Args:
         embedding_dim: Width ``D``.

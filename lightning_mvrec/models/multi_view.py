@@ -101,8 +101,8 @@ class MultiViewRecommender(Recommender):
         target_RD = item_MD[batch.target_BK[user_R, step_R]]
         if self.fusion.target_aware and (batch.negative is not None or batch.catalogue):
             raise ValueError(
-                f"fusion {type(self.fusion).__name__} makes a user state for one candidate, which would score negatives "
-                "wrongly: negatives must be None (labelled targets), or use a fusion that does not look at the candidate"
+                f"fusion {type(self.fusion).__name__} makes a user state for one candidate and would score negatives "
+                "wrongly: set negatives to None (labelled targets), or take a fusion that does not see the candidate"
             )
         candidates_RCD = target_RD[:, None] if self.fusion.target_aware else None
         fused, weights_RV = self.fusion(ViewStates(states, user_R), candidates_RCD)

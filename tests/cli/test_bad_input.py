@@ -87,7 +87,8 @@ def test_a_truncated_store_is_named_and_left_alone(place, capsys):
 
 
 def test_no_table_optimizer_shows_the_lines_to_add(place, capsys):
-    status, error = mvrec(capsys, place, "fit", "--trainer.strategy.table_optimizer", "null", "--trainer.fast_dev_run", "1")
+    words = ["--trainer.strategy.table_optimizer", "null", "--trainer.fast_dev_run", "1"]
+    status, error = mvrec(capsys, place, "fit", *words)
     assert status == 1
     assert "configure_table_optimizers" in error
 
@@ -95,7 +96,7 @@ def test_no_table_optimizer_shows_the_lines_to_add(place, capsys):
 def test_a_misspelt_key_is_refused_before_anything_is_written(place, capsys):
     overlay = place / "more.yaml"
     overlay.write_text("model: {init_args: {model: {init_args: {embeding_dim: 8}}}}")
-    status, error = mvrec(capsys, place, "fit", "--config", str(overlay))
+    status, _ = mvrec(capsys, place, "fit", "--config", str(overlay))
     assert status == 2
     assert not (place / ".mvrec").exists()
     assert not (place / "runs").exists()
@@ -108,7 +109,8 @@ def test_a_checkpoint_that_is_none_is_named_and_earlier_ones_stay(place, capsys)
     bad = place / "bad.ckpt"
     bad.mkdir()
     (bad / "meta.pt").write_bytes(b"nonsense")
-    status, error = mvrec(capsys, place, "fit", "--ckpt_path", str(bad), "--run_dir", "run", "--trainer.max_epochs", "2")
+    words = ["--ckpt_path", str(bad), "--run_dir", "run", "--trainer.max_epochs", "2"]
+    status, error = mvrec(capsys, place, "fit", *words)
     assert status == 1
     assert "bad.ckpt" in error
     assert snapshot(place / "run" / "checkpoints") == good

@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning import Trainer
 
+from lightning_mvrec import EventsDataModule, plain_module
 from lightning_mvrec.cli import fit
 from lightning_mvrec.cli.report import read_results
+from lightning_mvrec.data import SyntheticEvents
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 SMALL = ["--data.source.num_users", "150", "--data.source.levels", "4", "--trainer.max_epochs", "2"]
 
 
 def words(tmp_path: Path, run: str) -> list[str]:
-    return ["--config", str(RECIPE), "--data.store_dir", str(tmp_path / "store"), "--run_dir", str(tmp_path / run), *SMALL]
+    folders = ["--data.store_dir", str(tmp_path / "store"), "--run_dir", str(tmp_path / run)]
+    return ["--config", str(RECIPE), *folders, *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,8 @@ def test_predictions_are_written_with_raw_ids_and_seen_items_may_repeat(run, mon
     folder = run[0]
     monkeypatch.setattr(sys, "argv", ["mvrec"])
     monkeypatch.chdir(folder)
-    assert fit.main("predict", [*words(folder, "predict"), "--ckpt_path", str(folder / "run/checkpoints/last.ckpt")]) == 0
+    last = str(folder / "run/checkpoints/last.ckpt")
+    assert fit.main("predict", [*words(folder, "predict"), "--ckpt_path", last]) == 0
     with (folder / "predict" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len({row["user"] for row in rows}) == 150
@@ -81,6 +86,34 @@ def test_predictions_are_written_with_raw_ids_and_seen_items_may_repeat(run, mon
     assert len({row["item"] for row in first}) == 10
     scores = [float(row["score"]) for row in first]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_run_comes_back_with_plain_tables_and_the_same_scores(run):
+    folder = run[0]
+    module = plain_module(folder / "run")
+    assert {type(part).__name__ for part in module.modules()} >= {"EmbeddingBagCollection"}
+    assert not [name for name in module.state_dict() if "sharded" in name.lower()]
+    data = EventsDataModule(
+        SyntheticEvents(num_users=150, levels=4), targets=["buy"], max_len=20, store_dir=str(folder / "store")
+    )
+    data.prepare_data()
+    data.setup()
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+    (values,) = trainer.test(module, datamodule=data, verbose=False)
+    assert values["test/ndcg@10"] == pytest.approx(
+        next(
+            row.value
+            for row in read_results(folder / "run" / "results.csv")
+            if (row.model, row.split, row.metric) == ("model", "test", "ndcg@10")
+        ),
+        abs=1e-6,
+    )
+
+
+def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: {}")
+    with pytest.raises(ValueError, match=r"no schema.yaml and no summary.json"):
+        plain_module(tmp_path)
 
 
 def test_another_trainer_setting_needs_no_file(run, monkeypatch, capsys):

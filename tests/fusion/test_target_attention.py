@@ -39,13 +39,20 @@ def test_equals_a_naive_loop_over_rows_candidates_and_steps():
             for number, name in enumerate(NAMES):
                 view = given.views[name]
                 steps = view.steps_BTD[USER_R[row], : ASOF[name][row]]
-                logits = [(fusion.keys[number].weight @ step) @ query * fusion.log_factor[number].exp() / 2 for step in steps]
+                logits = [
+                    (fusion.keys[number].weight @ step) @ query * fusion.log_factor[number].exp() / 2 for step in steps
+                ]
                 shares = torch.stack([fusion.sink[number], *logits]).exp()
                 attended = sum((share * step for share, step in zip(shares[1:], steps, strict=True)), torch.zeros(4))
                 mean = steps.sum(0) / (len(steps) + fusion.log_shrink[number].exp())
                 state = fusion.join[number] @ torch.cat([view.state_RD[row], mean, attended / shares.sum()])
                 views[name] = ViewState(
-                    state[None], view.present_R[[row]], view.age_R[[row]], view.asof_R[[row]], view.steps_BTD, *[None] * 2
+                    state[None],
+                    view.present_R[[row]],
+                    view.age_R[[row]],
+                    view.asof_R[[row]],
+                    view.steps_BTD,
+                    *[None] * 2,
                 )
             expected, _ = fusion.fusion(ViewStates(views, USER_R[[row]]))
             torch.testing.assert_close(output_RCD[row, candidate], expected[0])
@@ -79,7 +86,9 @@ def test_absent_views_have_no_weight_and_rows_without_any_are_allowed():
 def test_no_rows_give_no_rows_with_a_gradient():
     fusion, given = build(), states()
     views = {
-        name: ViewState(torch.zeros(0, 4), *[torch.zeros(0).bool(), torch.zeros(0)], USER_R[:0], view.steps_BTD, *[None] * 2)
+        name: ViewState(
+            torch.zeros(0, 4), *[torch.zeros(0).bool(), torch.zeros(0)], USER_R[:0], view.steps_BTD, *[None] * 2
+        )
         for name, view in given.views.items()
     }
     output, weights = fusion(ViewStates(views, USER_R[:0]), torch.zeros(0, 1, 4))

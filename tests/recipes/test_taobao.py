@@ -22,7 +22,8 @@ def steps(folder: Path, root: Path, name: str, devices: int, count: int, *words:
     arguments += ["--run_dir", str(folder / name), "--trainer.devices", str(devices), "--trainer.max_steps", str(count)]
     arguments += ["--trainer.max_epochs", "1000", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
     arguments += ["--trainer.callbacks", "tests.recipes.losses.StepLosses"]
-    arguments += ["--trainer.callbacks.folder", str(folder / name / "losses"), "--trainer.enable_checkpointing", "false"]
+    arguments += ["--trainer.callbacks.folder", str(folder / name / "losses")]
+    arguments += ["--trainer.enable_checkpointing", "false"]
     arguments += ["--trainer.enable_progress_bar", "false", "--model.model.dropout", "0.0", "--baselines", "[]", *words]
 
     def run() -> None:
