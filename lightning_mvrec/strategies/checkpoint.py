@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from lightning_mvrec.strategies.checkpoint_convert import regroup_tables
 from lightning_mvrec.strategies.checkpoint_random import random_state, set_random_state
 from lightning_mvrec.strategies.checkpoint_read import (
     FORMAT,
@@ -42,10 +43,10 @@ from lightning_mvrec.strategies.checkpoint_read import (
     is_checkpoint,
     partial,
     read_meta,
-    read_weights,
     replaced,
     without_numpy,
 )
+from lightning_mvrec.strategies.checkpoint_weights import read_weights
 
 __all__ = [
     "META",
@@ -54,6 +55,7 @@ __all__ = [
     "random_state",
     "read_meta",
     "read_weights",
+    "regroup_tables",
     "remove",
     "set_random_state",
     "write",

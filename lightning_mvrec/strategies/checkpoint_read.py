@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 FORMAT = 1
@@ -136,43 +134,6 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise ValueError(f"{file}: format must be {FORMAT}, got {found}")
     return meta
-
-
-def read_weights(
-    path: str | os.PathLike[str],
-    weights: Mapping[str, Tensor | ShardedTensor],
-    table_state: Mapping[str, Tensor | ShardedTensor] | None = None,
-    strict: bool = True,
-    alone: bool = False,
-) -> None:
-    """Fill the tensors of ``weights`` (by name in the module) and ``table_state`` in place, whoever wrote which part.
-
-    Args:
-        path: The directory.
-        weights: Tensors of a state dict.
-        table_state: ``<table>/<state>`` -> state; None reads the weights only.
-        strict: Whether names must be the same on both sides.
-        alone: Whether this process reads for itself, without the other ranks.
-
-    Raises:
-        ValueError: If names are missing or unexpected, a shape differs, or a file is damaged.
-    """
-    wanted = {f"{WEIGHTS}{key}": value for key, value in weights.items()}
-    saved = SafeReader(whole(path)).read_metadata().state_dict_metadata
-    missing = sorted(set(wanted) - set(saved))
-    surplus = sorted(key for key in set(saved) - set(wanted) if key.startswith(WEIGHTS))
-    if strict and (missing or surplus):
-        raise ValueError(f"{path}: the module has other weights; missing {missing[:5]}, unexpected {surplus[:5]}")
-    wanted = {key: value for key, value in wanted.items() if key in saved}
-    for key, value in (table_state or {}).items():
-        if f"{STATE}{key}" not in saved:
-            raise ValueError(f"{path} has no optimizer state {key!r}: the table was trained by another optimizer")
-        wanted[f"{STATE}{key}"] = value
-    for key, value in wanted.items():
-        found: Any = saved[key]  # a TensorStorageMetadata, the reader has seen to that
-        if tuple(found.size) != tuple(value.size()):
-            raise ValueError(f"{path}: {key} must be of shape {tuple(value.size())}, got {tuple(found.size)}")
-    load(path, wanted, alone)
 
 
 def load(path: str | os.PathLike[str], wanted: dict[str, Any], alone: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -51,6 +52,8 @@ class TorchRecStrategy(DDPStrategy):
             then be looked up several times in a step, and manual optimization may accumulate batches. Every lookup is
             made twice. ``accumulate_grad_batches`` above 1 does it by itself.
         clip_dense_only: Whether ``gradient_clip_val``, which cannot reach sharded tables, may be used all the same.
+        convert_table_state: Whether a checkpoint's optimizer state of a table may be one value a row (RowWiseAdagrad)
+            where this run keeps one a weight (Adagrad), or the other way round: copied out or averaged in. Inexact.
         find_unused_parameters: DDP's: whether dense parameters may be left out of the loss on some rank.
         static_graph: DDP's: whether the dense part does the same in every step.
         gradient_as_bucket_view: DDP's: gradients share memory with what is exchanged.
@@ -77,6 +80,7 @@ class TorchRecStrategy(DDPStrategy):
         check_ids: bool = True,
         update_in_step: bool = False,
         clip_dense_only: bool = False,
+        convert_table_state: bool = False,
         find_unused_parameters: bool = False,
         static_graph: bool = False,
         gradient_as_bucket_view: bool = False,
@@ -109,6 +113,7 @@ class TorchRecStrategy(DDPStrategy):
         self._check_ids = check_ids
         self._update_in_step = update_in_step
         self._clip_dense_only = clip_dense_only
+        self._convert_table_state = convert_table_state
         self._tables: ShardedTables | None = None
         self._random: list[Any] | None = None
 
@@ -299,7 +304,13 @@ class TorchRecStrategy(DDPStrategy):
         weights = {key: value for key, value in state_dict.items() if key not in checkpoint["state_dict"]}
         fitting = module.trainer.state.fn == TrainerFn.FITTING and "optimizer_states" in checkpoint
         state = self._joined.table_state() if fitting and self._joined else None
-        files.read_weights(checkpoint_path, weights, state, strict=module.strict_loading)
+        converted = files.read_weights(
+            checkpoint_path, weights, state, strict=module.strict_loading, convert_state=self._convert_table_state
+        )
+        if converted:  # on this rank; others may hold none of these tables
+            warnings.warn(f"optimizer state converted, which is inexact: {converted}", stacklevel=2)
+        if state is not None and self._joined and self._convert_table_state:
+            files.regroup_tables(checkpoint, [group.tables for group in self._joined.groups])
         checkpoint["state_dict"] = {**state_dict, **checkpoint["state_dict"]}
         self._random = meta["random"]
         return checkpoint
