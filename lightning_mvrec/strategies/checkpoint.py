@@ -44,6 +44,7 @@ from lightning_mvrec.strategies.checkpoint_read import (
     partial,
     read_meta,
     replaced,
+    whole,
     without_numpy,
 )
 from lightning_mvrec.strategies.checkpoint_weights import read_weights
@@ -94,7 +95,10 @@ def write(
     def prepare() -> None:
         nonlocal payload
         payload = _serialise({"format": FORMAT, "checkpoint": checkpoint, "random": randoms})
-        shutil.rmtree(temporary, ignore_errors=True)
+        if (found := whole(target)) != target:  # a save was killed between two renames
+            found.rename(target)
+        for left in (temporary, replaced(target)):
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
 
     def finish() -> None:
@@ -132,7 +136,8 @@ def remove(path: str | os.PathLike[str]) -> None:
         gone = target.with_name(f".{target.name}.removed")
         shutil.rmtree(gone, ignore_errors=True)
         target.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        for left in (gone, partial(target), replaced(target)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def on_rank_zero(action: Any) -> None:
