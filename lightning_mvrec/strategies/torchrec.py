@@ -34,6 +34,7 @@ from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.report import PlanReport
 from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
+from lightning_mvrec.strategies.summary import count_whole_tables
 
 
 class TorchRecStrategy(DDPStrategy):
@@ -164,6 +165,7 @@ class TorchRecStrategy(DDPStrategy):
         for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False  # a table on CPU raises under torch.inference_mode
         self._setup_tables(trainer)
+        count_whole_tables(trainer.callbacks)  # type: ignore[attr-defined]
         _materialize_meta_tensors(self.model, self.root_device)
         self.model_to_device()
         if fitting:

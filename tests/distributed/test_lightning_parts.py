@@ -1,0 +1,122 @@
+"""Lightning's callbacks and loggers run as they are, on two processes."""
+
+import csv
+import os
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from lightning_mvrec.strategies import RowWiseAdagrad, TorchRecStrategy, plain_module
+from lightning_mvrec.strategies.summary import WholeSummary
+from tests.distributed.launch import run_ranks
+from tests.strategies.stranger import DIM, ITEMS, USERS, InConfigureModel, loader, trainer
+
+TABLES = (ITEMS + USERS) * DIM
+TOWER = 2 * DIM * 16 + 16 + 16 + 1
+
+
+class Scored(InConfigureModel):
+    def validation_step(self, batch, batch_idx):
+        self.log("score", [3.0, 1.0, 2.0, 4.0, 5.0, 6.0][self.current_epoch], batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5), "interval": "epoch"}]
+
+
+def strategy(sharding="row_wise"):
+    return TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding=sharding)
+
+
+def everything(folder):
+    os.environ["COLUMNS"] = "120"
+    loggers = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
+    callbacks = [
+        ModelCheckpoint(folder / "best", monitor="score", save_top_k=2, save_last="link", filename="{epoch}"),
+        ModelCheckpoint(folder / "steps", every_n_train_steps=4, save_top_k=-1, save_last=True, filename="{step}"),
+        EarlyStopping("score", patience=2),
+        LearningRateMonitor(logging_interval="epoch"),
+        ModelSummary(max_depth=1),
+        RichProgressBar(),
+    ]
+    runner = trainer(
+        strategy(),
+        folder,
+        max_epochs=6,
+        logger=loggers,
+        enable_checkpointing=True,
+        enable_progress_bar=True,
+        enable_model_summary=True,
+        log_every_n_steps=1,
+        callbacks=callbacks,
+    )
+    runner.fit(Scored(), loader(3), loader(1))
+    return runner.current_epoch, [callback.best_model_path for callback in callbacks[:2]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("rich")
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_ranks(everything, 2, folder)
+
+
+def test_early_stopping_ends_all_ranks_together(run):
+    assert [epochs for epochs, _ in run[1]] == [4, 4]  # best in epoch 1, then twice worse
+
+
+def test_the_best_checkpoints_are_kept_and_last_is_a_link(run):
+    folder, results = run
+    assert sorted(path.name for path in (folder / "best").iterdir()) == ["epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"]
+    assert (folder / "best" / "last.ckpt").is_symlink()
+    assert {paths[0] for _, paths in results} == {str(folder / "best" / "epoch=1.ckpt")}
+
+
+def test_checkpoints_by_steps_are_all_there_and_loadable(run):
+    steps = run[0] / "steps"
+    assert sorted(path.name for path in steps.iterdir()) == [
+        "last.ckpt",
+        "step=12.ckpt",
+        "step=4.ckpt",
+        "step=8.ckpt",
+    ]
+    assert not (steps / "last.ckpt").is_symlink()
+    weights = [plain_module(steps / name, Scored()).state_dict() for name in ("last.ckpt", "step=12.ckpt")]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_csv_has_the_learning_rates_of_the_dense_part_and_the_tables(run):
+    with (run[0] / "csv" / "version_0" / "metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["score"] for line in lines if line["score"]] == ["3.0", "1.0", "2.0", "4.0"]
+    dense = [float(line["lr-Adam"]) for line in lines if line["lr-Adam"]]
+    assert dense == pytest.approx([0.01, 0.005, 0.0025, 0.00125])
+    assert any(name.startswith("lr-JoinedOptimizer/tables/0") for name in lines[0])
+
+
+def test_tensorboard_has_its_events(run):
+    assert list((run[0] / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
+def test_the_summary_counts_whole_tables(sharding):
+    def look():
+        callback = ModelSummary(max_depth=2)
+        module = InConfigureModel()
+        runner = trainer(strategy(sharding), callbacks=[callback], enable_model_summary=True)
+        runner.fit(module, loader(1))
+        summary = callback._summary(runner, module)
+        assert isinstance(summary, WholeSummary)
+        counts = dict(zip(summary.layer_names, summary.param_nums, strict=True))
+        return counts["embeddings"], counts["tower"], summary.total_parameters, summary.trainable_parameters
+
+    assert run_ranks(look, 2) == [(TABLES, TOWER, TABLES + TOWER, TABLES + TOWER)] * 2
