@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lightning_mvrec.schema import Schema as Schema
     from lightning_mvrec.schema import View as View
     from lightning_mvrec.strategies import TorchRecStrategy as TorchRecStrategy
-    from lightning_mvrec.strategies import plain_module as plain_module
     from lightning_mvrec.training import MultiViewModule as MultiViewModule
+    from lightning_mvrec.training import plain_module as plain_module
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _MODULES = {
     "Schema": "lightning_mvrec.schema",
     "TorchRecStrategy": "lightning_mvrec.strategies",
     "View": "lightning_mvrec.schema",
-    "plain_module": "lightning_mvrec.strategies",
+    "plain_module": "lightning_mvrec.training",
     "synthetic_events": "lightning_mvrec.data",
 }
 __all__ = sorted(_MODULES)

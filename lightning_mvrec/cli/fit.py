@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from lightning_mvrec.cli.report import Result, draw_run, format_table, write_res
 from lightning_mvrec.cli.run_folder import choose_run_dir, config_paths
 from lightning_mvrec.data import EventsDataModule
 from lightning_mvrec.models.baselines import Baseline, evaluate_baselines
-from lightning_mvrec.training import EpochHistory, MultiViewModule
+from lightning_mvrec.training import EpochHistory, MultiViewModule, RankingEvaluation
 from lightning_mvrec.training.predictions import PredictionWriter
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -62,7 +64,7 @@ class RecipeCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(self.run_dir, name="", version="")
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.insert(0, self.history)  # type: ignore[attr-defined]
-        if self.subcommand == "predict":
+        if self.subcommand == "predict" and self._is_ours():
             trainer.callbacks.append(PredictionWriter(self.run_dir / "predictions.csv"))  # type: ignore[attr-defined]
         return trainer
 
@@ -77,8 +79,10 @@ class RecipeCLI(LightningCLI):
         module, trainer = self.model, self.trainer
         if trainer.fast_dev_run or trainer.interrupted:  # type: ignore[attr-defined]
             return
-        checkpoint = trainer.checkpoint_callback
-        best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+        if not self._is_ours():
+            _print_last(self.run_dir)
+            return
+        best = self._best()
         history = list(self.history.epochs)
         values: dict[str, float] = {}
         for run in (trainer.validate, trainer.test):
@@ -103,10 +107,22 @@ class RecipeCLI(LightningCLI):
         """Say where the predictions are."""
         _print_last(self.run_dir)
 
+    def _is_ours(self) -> bool:
+        """Whether module and data are this package's; of others only the training is known."""
+        module, data = self._get(self.config_init, "model"), self._get(self.config_init, "data")
+        return isinstance(module, MultiViewModule) and isinstance(data, EventsDataModule)
+
+    def _best(self) -> str:
+        """Path of the checkpoint that validation chose; empty where none was kept."""
+        checkpoint = self.trainer.checkpoint_callback
+        return checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+
     @rank_zero_only
     def _save_config(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, self.run_dir / "config.yaml", overwrite=True, skip_none=False)
+        # Without the command's name around it, so that the file is a recipe itself.
+        parser, config = self._parser(self.subcommand), self.config[self.subcommand]
+        parser.save(config, self.run_dir / "config.yaml", overwrite=True, skip_none=False, skip_check=True)
 
     @rank_zero_only
     def _report(self, values: dict[str, float], history: list[dict[str, float]], seconds: float) -> None:
@@ -120,10 +136,11 @@ class RecipeCLI(LightningCLI):
             elif split in ("val", "test"):
                 results.append(Result("model", split, metric, value, seed if isinstance(seed, int) else None))
         splits = [split for split in ("val", "test") if any(result.split == split for result in results)]
-        if not isinstance(self.model, MultiViewModule) or not isinstance(self.datamodule, EventsDataModule):
+        if not self._is_ours():
             write_results(self.run_dir / "results.csv", results)
             _print_last(self.run_dir)
             return
+        self.datamodule.schema.save(self.run_dir / "schema.yaml")
         evaluation = self.model.evaluations["test"]
         metrics = list(dict.fromkeys(result.metric for result in results))
         baselines = self._get(self.config_init, "baselines") or []
@@ -137,6 +154,7 @@ class RecipeCLI(LightningCLI):
             "primary": evaluation.primary,
             "largest_first": evaluation.largest_first,
             "views": self.model.model.view_names,  # type: ignore[union-attr]
+            "checkpoint": os.path.relpath(self._best(), self.run_dir) if self._best() else None,
             "train_seconds": round(seconds, 1),
             "epochs": len(history),
             "view_weights": weights,
@@ -147,6 +165,7 @@ class RecipeCLI(LightningCLI):
         for split in splits:
             print()
             print(format_table(results, split, evaluation.primary, evaluation.largest_first))  # type: ignore[arg-type]
+        print(_what_is_ranked(evaluation, self.datamodule.filter_seen))
         if weights:
             print("view weights  " + "  ".join(f"{view} {weight:.3f}" for view, weight in weights.items()))
         if seconds:
@@ -181,6 +200,13 @@ def main(command: str, argv: list[str]) -> int:
 def _worth_reading(record: logging.LogRecord) -> bool:
     """Whether a line of Lightning's is about the run rather than about other products or hardware that is not there."""
     return not any(words in record.getMessage() for words in ("Tip:", "TPU available", "HPU available"))
+
+
+def _what_is_ranked(evaluation: Any, filter_seen: Sequence[str]) -> str:
+    if not isinstance(evaluation, RankingEvaluation):
+        return "every target of the split, its score against its label"
+    seen = f"items seen in {', '.join(filter_seen)} left out" if filter_seen else "seen items ranked as well"
+    return f"ranked among the whole catalogue, {seen}"
 
 
 @rank_zero_only

@@ -24,7 +24,7 @@ COMMANDS = {
     "test": "measure a checkpoint on the test split",
     "predict": "rank the catalogue for users with a checkpoint",
     "compare": "train a recipe and each of its single views over several seeds; one table",
-    "checkpoint": "inspect a checkpoint directory, or consolidate it into one plain file",
+    "checkpoint": "inspect, consolidate or reshard a checkpoint directory",
 }
 SHARED = {"validate": "fit", "test": "fit", "predict": "fit", "fit": "fit"}
 # Set to anything: an error of this package is shown with the lines that led to it.

@@ -1,4 +1,4 @@
-"""`mvrec checkpoint`: what it says is what was saved, and its one file loads into the unsharded module."""
+"""`mvrec checkpoint`: what it says is what was saved, its one file loads into the unsharded module."""
 
 import json
 import subprocess
@@ -162,3 +162,35 @@ def test_training_on_from_a_consolidated_file_is_refused_but_testing_works(saved
     (directory, file), message = run_ranks(run, 2)[0]
     assert directory == file
     assert "contains only the model" in message
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_resharding_changes_the_files_and_no_number(saved, tmp_path, files):
+    path, weights = saved
+    out = tmp_path / "again.ckpt"
+    assert main(["checkpoint", "reshard", str(path), str(out), "--files", str(files)]) == 0
+    assert len(list(out.glob("*.distcp"))) == files
+    before, after = describe(path), describe(out)
+    assert [(t.name, t.rows, t.state, t.sharding) for t in after.tables] == [
+        (t.name, t.rows, t.state, t.sharding) for t in before.tables
+    ]
+    again = plain_module(out, InConfigureModel()).state_dict()
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+
+    def state(source):
+        module = InConfigureModel()
+        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="table_wise"), max_steps=6, max_epochs=None)
+        runner.fit(module, loader(6), ckpt_path=source)
+        return {key: value.local_tensor() for key, value in runner.optimizers[0].table_state().items()}
+
+    (was,), (now,) = run_ranks(state, 1, path), run_ranks(state, 1, out)
+    assert was.keys() == now.keys() == {"item/sum", "user/sum"}
+    assert all(torch.equal(now[key], value) for key, value in was.items())
+
+
+def test_resharding_does_not_replace_anything(saved, tmp_path, capsys):
+    assert main(["checkpoint", "reshard", str(saved[0]), str(tmp_path)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert main(["checkpoint", "reshard", str(saved[0]), str(tmp_path / "new"), "--files", "0"]) == 1
+    assert "files must be above 0, got 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
