@@ -153,7 +153,7 @@ class RecipeCLI(LightningCLI):
         summary = {
             "primary": evaluation.primary,
             "largest_first": evaluation.largest_first,
-            "views": self.model.model.view_names,  # type: ignore[union-attr]
+            "views": self.model.model.view_names,
             "checkpoint": os.path.relpath(self._best(), self.run_dir) if self._best() else None,
             "train_seconds": round(seconds, 1),
             "epochs": len(history),
@@ -161,10 +161,10 @@ class RecipeCLI(LightningCLI):
         }
         (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         if history:
-            draw_run(self.run_dir / "curves.png", history, weights, evaluation.primary)  # type: ignore[arg-type]
+            draw_run(self.run_dir / "curves.png", history, weights, evaluation.primary)
         for split in splits:
             print()
-            print(format_table(results, split, evaluation.primary, evaluation.largest_first))  # type: ignore[arg-type]
+            print(format_table(results, split, evaluation.primary, evaluation.largest_first))
         print(_what_is_ranked(evaluation, self.datamodule.filter_seen))
         if weights:
             print("view weights  " + "  ".join(f"{view} {weight:.3f}" for view, weight in weights.items()))

@@ -64,7 +64,7 @@ class TargetAttentionFusion(Fusion):
         self.query = nn.Linear(embedding_dim, embedding_dim, bias=False)
         self.keys = nn.ModuleList(nn.Linear(embedding_dim, embedding_dim, bias=False) for _ in view_names)
         for layer in (self.query, *self.keys):
-            nn.init.eye_(layer.weight)  # type: ignore[arg-type]
+            nn.init.eye_(layer.weight)
         self.log_factor = nn.Parameter(torch.full((len(view_names),), float(temperature)).log())
         self.sink = nn.Parameter(torch.zeros(len(view_names)))
         self.log_shrink = nn.Parameter(torch.full((len(view_names),), float(shrink)).log())
