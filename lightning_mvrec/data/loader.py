@@ -6,8 +6,10 @@ X examples of a stage, B users of one rank's batch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_mvrec.batch import MultiViewBatch
@@ -48,6 +50,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __init__(self, num_batches: int) -> None:
         self.num_batches = num_batches
         self.epoch = 0
+        self.first = 0  # batch that the next iteration begins with
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; Lightning calls this, also after a resume."""
@@ -55,7 +58,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        return ((epoch, number) for number in range(self.num_batches))
+        return ((epoch, number) for number in range(self.first, self.num_batches))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -103,6 +106,15 @@ class BatchDataset(Dataset[MultiViewBatch]):
     def __len__(self) -> int:
         return -(-len(self.examples) // self.batch_size)
 
+    def order_settings(self) -> dict[str, int]:
+        """Return what the batches of an epoch depend on, by name; rank and world size are not among it."""
+        return {
+            "num_examples": len(self.examples),
+            "batch_size": self.batch_size,
+            "bucket_batches": self.bucket_batches,
+            "seed": self.seed,
+        }
+
     def __getitem__(self, index: tuple[int, int]) -> MultiViewBatch:
         epoch, number = index
         if not self.shuffle:
@@ -144,6 +156,9 @@ class BatchDataset(Dataset[MultiViewBatch]):
 class BatchLoader:
     """Iterates the batches of one rank. Not a ``DataLoader``, so Lightning neither replaces its sampler nor wraps it.
 
+    Its state is the position in the epoch, so that a run resumed inside an epoch goes on with the next batch. It counts
+    the batches handed out, not those that workers have prepared, and is the same on every rank and world size.
+
     Args:
         dataset: The batches.
         num_workers: Processes that build batches.
@@ -155,6 +170,9 @@ class BatchLoader:
     def __init__(self, dataset: BatchDataset, num_workers: int = 0, pin_memory: bool = False) -> None:
         self.dataset = dataset
         self.sampler = EpochSampler(len(dataset))
+        self._epoch = 0
+        self._handed_out = 0
+        self._loaded: dict[str, Any] | None = None
         self._loader: DataLoader[MultiViewBatch] = DataLoader(
             dataset,
             batch_size=None,
@@ -162,6 +180,9 @@ class BatchLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            # An iterator draws a seed for its workers when it is made. From the global generator that draw would shift
+            # the dropout of a resumed run, which makes its iterators at other times than an uninterrupted one.
+            generator=torch.Generator().manual_seed(dataset.seed),
         )
 
     def __len__(self) -> int:
@@ -170,4 +191,43 @@ class BatchLoader:
     def __iter__(self) -> Iterator[MultiViewBatch]:
         # A generator, so that the epoch is read at the first batch: after a resume Lightning makes the iterator before
         # it calls set_epoch, and an eager one would read epoch 0 again.
-        yield from self._loader
+        self._epoch = self.sampler.epoch
+        self._handed_out = self.sampler.first = self._first_batch(self._epoch)
+        for batch in self._loader:
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: the epoch, the batches handed out in it, and what the order of batches depends on."""
+        if self._loaded is not None:
+            return dict(self._loaded)
+        return {"epoch": self._epoch, "batches": self._handed_out, **self.dataset.order_settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a position; the next iteration of the same epoch begins there, one of another at its first batch.
+
+        Raises:
+            ValueError: If the state is another loader's.
+        """
+        missing = {"epoch", "batches", *self.dataset.order_settings()} - set(state_dict)
+        if missing:
+            raise ValueError(f"state_dict must be a BatchLoader's, got one without {sorted(missing)}")
+        self._loaded = dict(state_dict)
+
+    def _first_batch(self, epoch: int) -> int:
+        """The batch that an iteration begins with; a loaded position is used once.
+
+        Raises:
+            ValueError: If the epoch goes on, but not in the order that it began in.
+        """
+        state, self._loaded = self._loaded, None
+        if state is None or state["epoch"] != epoch or not 0 < state["batches"] < len(self):
+            return 0
+        for name, value in self.dataset.order_settings().items():
+            if state[name] != value:
+                raise ValueError(
+                    f"{name} must be {state[name]}, as in the run that stopped after batch {state['batches']} of epoch "
+                    f"{epoch}, got {value}: the rest of the epoch is not known. Resume from an epoch's checkpoint to "
+                    "change it"
+                )
+        return state["batches"]

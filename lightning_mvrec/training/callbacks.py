@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 
 
@@ -24,6 +24,10 @@ class EpochHistory(Callback):
         self.show = show
         self.epochs: list[dict[str, float]] = []
         self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch that a run resumes inside of: Lightning does not start that epoch again."""
+        self._started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -46,3 +50,13 @@ class EpochHistory(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where a checkpoint ended."""
         self.epochs = list(state_dict["epochs"])
+
+
+def show_resumed_epoch(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Give a tqdm bar the number and length of the epoch that a run resumes inside of.
+
+    Lightning names both where an epoch begins, which it has; its Rich bar helps itself.
+    """
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar) and trainer.fit_loop.restarted_mid_epoch:
+        bar.on_train_epoch_start(trainer, module)

@@ -20,6 +20,7 @@ from lightning_mvrec.losses.base import Loss
 from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.schema import Schema
 from lightning_mvrec.strategies import TableOptimizer
+from lightning_mvrec.training.callbacks import show_resumed_epoch
 from lightning_mvrec.training.evaluation import Evaluation, PointwiseEvaluation, RankingEvaluation
 from lightning_mvrec.training.view_weights import ViewWeights
 
@@ -98,6 +99,10 @@ class MultiViewModule(L.LightningModule):
     def configure_table_optimizers(self) -> TableOptimizer | dict[str, TableOptimizer] | None:
         """Tell ``TorchRecStrategy`` how to train the tables."""
         return self.table_optimizer
+
+    def on_train_start(self) -> None:
+        """Show where a run resumes."""
+        show_resumed_epoch(self.trainer, self)
 
     def forward(self, batch: MultiViewBatch) -> ModelOutput:
         """Run the model over a batch."""
