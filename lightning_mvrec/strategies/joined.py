@@ -117,8 +117,9 @@ def group_tables(tables: Sequence[Table], modules: dict[str, nn.Module]) -> list
 class JoinedOptimizer(Optimizer):
     """The module's own optimizer, plus one parameter group for each table optimizer.
 
-    A step calls its closure once. The table groups hold no parameters: sharded tables are trained by their kernels in
-    the backward pass, replicated ones here. Their number depends neither on the rank nor on the plan.
+    A step calls its closure once. The table groups hold the weights of replicated tables only, so that these are
+    clipped with the dense parameters. Sharded tables are trained by their kernels, replicated ones
+    here. The groups' number depends neither on the rank nor on the plan.
 
     Args:
         dense: What ``configure_optimizers`` returned; table weights are taken out of it.
@@ -148,7 +149,12 @@ class JoinedOptimizer(Optimizer):
         self.collected = list(collected)
         strip(dense, table_weights)
         self.table_groups: list[dict[str, Any]] = [
-            {"params": [], "name": f"tables/{number}", "lr": group.optimizer.lr, "tables": list(group.tables)}
+            {
+                "params": [weight for weight, _ in group.weights.values()],
+                "name": f"tables/{number}",
+                "lr": group.optimizer.lr,
+                "tables": list(group.tables),
+            }
             for number, group in enumerate(groups)
         ]
         self._first_lr = dense.param_groups[0]["lr"] if dense.param_groups and "lr" in dense.param_groups[0] else None

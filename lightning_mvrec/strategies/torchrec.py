@@ -30,6 +30,7 @@ from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.loaders import copy_ids, even_out
+from lightning_mvrec.strategies.losses import check_loss
 from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.report import PlanReport
@@ -49,6 +50,8 @@ class TorchRecStrategy(DDPStrategy):
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
         check_ids: Whether to raise for ids outside a table: one pass over the ids of each lookup.
+        check_loss: Whether all ranks stop, before its backward pass, when the loss of one is NaN or infinite. It costs
+            an exchange of one number a step, on CUDA a wait for the device.
         update_in_step: Whether sharded tables are updated in the optimizer step, not in the backward pass: a table may
             then be looked up several times in a step, and manual optimization may accumulate batches. Every lookup is
             made twice. ``accumulate_grad_batches`` above 1 does it by itself.
@@ -79,6 +82,7 @@ class TorchRecStrategy(DDPStrategy):
         replicate_below: int = 0,
         schedule_tables: bool = True,
         check_ids: bool = True,
+        check_loss: bool = True,
         update_in_step: bool = False,
         clip_dense_only: bool = False,
         convert_table_state: bool = False,
@@ -112,6 +116,7 @@ class TorchRecStrategy(DDPStrategy):
         self._replicate_below = replicate_below
         self._schedule_tables = schedule_tables
         self._check_ids = check_ids
+        self._check_loss = check_loss
         self._update_in_step = update_in_step
         self._clip_dense_only = clip_dense_only
         self._convert_table_state = convert_table_state
@@ -348,6 +353,14 @@ class TorchRecStrategy(DDPStrategy):
         collect = self._update_in_step or module.trainer.accumulate_grad_batches > 1
         with self._tables.training_step(collect, manual=not module.automatic_optimization):
             return super().training_step(*args, **kwargs)
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Look at the loss before tables are updated by it."""
+        module = self.lightning_module
+        assert module is not None
+        if self._check_loss:
+            check_loss(closure_loss, module.trainer, self.root_device)
+        super().pre_backward(closure_loss)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Step, and allow the tables to be looked up again."""

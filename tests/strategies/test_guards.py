@@ -38,6 +38,22 @@ def test_gradient_clipping():
     assert refusal(allowed, gradient_clip_val=1.0) is None
 
 
+def test_replicated_tables_are_clipped_with_the_dense_part_by_their_common_norm():
+    class Plain(InInit):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def run():
+        module = Plain()
+        before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+        runner = trainer(TorchRecStrategy(SGD(lr=1.0), replicate="all"), gradient_clip_val=0.01)
+        runner.fit(module, loader(1))
+        changes = [(weight.detach() - before[name]).flatten() for name, weight in module.named_parameters()]
+        return torch.cat(changes).norm().item()
+
+    assert run_ranks(run, 1)[0] == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_precisions_that_tables_do_not_have(precision):
     assert f"precision='{precision}'" in refusal(precision=precision)

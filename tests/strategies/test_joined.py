@@ -51,10 +51,10 @@ def test_a_table_is_taken_out_of_the_dense_optimizer():
     assert table not in dense.state
 
 
-def test_table_groups_come_last_and_hold_no_parameters():
-    optimizer, *_ = joined()
+def test_table_groups_come_last_and_hold_replicated_weights_only():
+    optimizer, _, _, table, _ = joined()
     assert len(optimizer.param_groups) == 2
-    assert optimizer.param_groups[1]["params"] == []
+    assert [id(item) for item in optimizer.param_groups[1]["params"]] == [id(table)]
     assert optimizer.param_groups[1]["tables"] == ["t"]
 
 
