@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from lightning_mvrec.batch import MultiViewBatch
 from lightning_mvrec.losses.base import Loss
@@ -97,8 +98,25 @@ class MultiViewModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.build_scheduler(optimizer)}
 
     def configure_table_optimizers(self) -> TableOptimizer | dict[str, TableOptimizer] | None:
-        """Tell ``TorchRecStrategy`` how to train the tables."""
-        return self.table_optimizer
+        """Tell ``TorchRecStrategy`` how to train the tables: those of a dictionary that the model has.
+
+        A single-view model has no table of a view it does not read, and its recipe may name it all the same.
+
+        Raises:
+            ValueError: If a name is that of no table which the data could need.
+        """
+        if not isinstance(self.table_optimizer, dict):
+            return self.table_optimizer
+        schema, model = self.schema, self.model
+        assert schema is not None
+        assert model is not None
+        possible = {"item_id", "user_id", *(f"bag_{view.name}" for view in schema.views)}
+        possible |= {f"item_{field.name}" for field in schema.item_fields}
+        possible |= {f"user_{field.name}" for field in schema.user_fields}
+        if unknown := sorted(set(self.table_optimizer) - possible):
+            raise ValueError(f"table_optimizer must name tables of the data {sorted(possible)}, got {unknown}")
+        present = {config.name for part in model.modules() for config in _table_configs(part)}
+        return {name: optimizer for name, optimizer in self.table_optimizer.items() if name in present}
 
     def on_train_start(self) -> None:
         """Show where a run resumes."""
@@ -176,6 +194,11 @@ class MultiViewModule(L.LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
         self.evaluations[stage].reset()  # type: ignore[operator]
         self.evaluations[f"{stage}_weights"].reset()  # type: ignore[operator]
+
+
+def _table_configs(part: nn.Module) -> list[Any]:
+    """The tables of a TorchRec collection of bags; none of any other module."""
+    return list(part.embedding_bag_configs()) if isinstance(part, EmbeddingBagCollection) else []
 
 
 def _default_evaluation(schema: Schema) -> Evaluation:

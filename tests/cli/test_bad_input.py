@@ -87,7 +87,7 @@ def test_a_truncated_store_is_named_and_left_alone(place, capsys):
 
 
 def test_no_table_optimizer_shows_the_lines_to_add(place, capsys):
-    words = ["--trainer.strategy.table_optimizer", "null", "--trainer.fast_dev_run", "1"]
+    words = ["--model.table_optimizer", "null", "--trainer.fast_dev_run", "1"]
     status, error = mvrec(capsys, place, "fit", *words)
     assert status == 1
     assert "configure_table_optimizers" in error
