@@ -177,6 +177,10 @@ def main(command: str, argv: list[str]) -> int:
     """Run one of ``fit``, ``validate``, ``test``, ``predict`` with the words that follow it."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*deprecating ShardedTensor.*")
+    # The folder is this run's own: what lies in it is its configuration.
+    warnings.filterwarnings("ignore", message="Experiment logs directory .*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed .*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_worth_reading)
     # Processes for further devices are started with this command line.
     sys.argv[1:] = [command, *argv]

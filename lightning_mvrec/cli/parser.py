@@ -17,6 +17,7 @@ from lightning_mvrec.cli.run_folder import config_paths
 _NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|Key '([^']+)' is not")
 # Lines of jsonargparse that repeat what was typed, or say which types were tried.
 _NOISE = re.compile(r"^\s*(- Expected a <class 'NoneType'>|Given value|Does not validate|Subtypes:|Errors:)")
+_TRIED = re.compile(r"^Type .*?expects a function or a callable class: ?")
 
 
 class RecipeParser(LightningArgumentParser):
@@ -51,7 +52,9 @@ def explain(message: str, words: list[str]) -> str:
     found = _NOT_ACCEPTED.search(message)
     if found is None:
         lines = [line.strip().lstrip("- ") for line in message.splitlines() if line.strip() and not _NOISE.match(line)]
-        return "\n  ".join(line for line in lines if not line.startswith("Type "))
+        # What was tried in vain repeats the value; why it failed stands behind it.
+        lines = [_TRIED.sub("", line).partition(" Got value: Namespace")[0] for line in lines]
+        return "\n  ".join(line for line in lines if line)
     name = next(group for group in found.groups() if group)
     places = [place for place in _places(name.split(".")[-1], words) if place.split()[0].endswith(name)] or [name]
     known = re.findall(r"'([A-Za-z_][A-Za-z_0-9]*)'", message.partition("Accepted")[2])

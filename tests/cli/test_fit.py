@@ -52,6 +52,21 @@ def test_a_run_leaves_results_configuration_plan_and_picture(run):
     assert {table["table"] for table in json.loads((folder / "plan.json").read_text())["tables"]} >= {"item_id"}
 
 
+def test_two_processes_end_with_the_same_table(run):
+    folder = run[0]
+    environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1"}
+    overlay = str(RECIPE.parent / "hardware" / "cpu2.yaml")
+    command = [sys.executable, "-m", "lightning_mvrec.cli.main", "fit", *words(folder, "two"), "--config", overlay]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    def table(name):
+        rows = read_results(folder / name / "results.csv")
+        return {(row.model, row.split, row.metric): row.value for row in rows}
+
+    assert table("two") == pytest.approx(table("run"), abs=1e-4)
+
+
 def test_the_table_shows_the_model_beside_its_baselines(run):
     lines = run[1].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("test "))

@@ -41,6 +41,11 @@ def test_items_of_lists_are_numbered(tmp_path):
     ("message", "expected"),
     [
         ("Parser key \"a\":\n  Errors:\n    - Expected a <class 'int'>. Got value: x", "Expected a <class 'int'>"),
+        (
+            'Parser key "model":\n  Type typing.Callable[[int], x.Y] expects a function or a callable class: Problem '
+            "with given class_path 'a.Fusoin': module 'a' has no attribute 'Fusoin'. Got value: Namespace(a='b')",
+            "module 'a' has no attribute 'Fusoin'",
+        ),
         ("Problems parsing config: line 1", "Problems parsing config: line 1"),
     ],
 )

@@ -70,6 +70,12 @@ def evaluate_baselines(
     return results
 
 
+def _alone(metric: Any) -> Any:
+    """A metric of this process only: rank 0 measures baselines by itself, the others would be waited for in vain."""
+    metric.distributed_available_fn = lambda: False
+    return metric
+
+
 def _rate(baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[str]) -> dict[str, float]:
     score, label, weight = (
         torch.from_numpy(np.array(value)) for value in (baseline.predict(store, targets), targets.label, targets.weight)
@@ -77,11 +83,11 @@ def _rate(baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[
     values = {}
     for name in metrics:
         if name == "gauc":
-            grouped = GroupedAUC()
+            grouped = _alone(GroupedAUC())
             grouped.update(score, label, weight, group=torch.from_numpy(np.array(targets.user)))
             values[name] = grouped.compute().item()
         elif name in _VALUES:
-            metric = _VALUES[name]()
+            metric = _alone(_VALUES[name]())
             metric.update(score, label, weight)
             values[name] = metric.compute().item()
     return values
@@ -101,9 +107,9 @@ def _rank(
     for name in metrics:
         kind, at, k = name.partition("@")
         if at and k.isdecimal() and kind in _LISTS:
-            lists[name] = _LISTS[kind](int(k))
+            lists[name] = _alone(_LISTS[kind](int(k)))
         elif at and k.isdecimal() and kind == "coverage":
-            coverages[name] = Coverage(num_items, int(k))
+            coverages[name] = _alone(Coverage(num_items, int(k)))
     if not lists and not coverages:
         return {}
     popularity_I = torch.from_numpy(np.array(store.popularity))
