@@ -6,12 +6,15 @@ from lightning_mvrec.functional.errors import absolute_error, log_loss, squared_
 from lightning_mvrec.functional.hits import hit_rate, mrr, ndcg, recall
 from lightning_mvrec.functional.jagged import gather_padded, last_state, padded_index, to_padded
 from lightning_mvrec.functional.ranking import MISS, ranks, to_ranks
+from lightning_mvrec.functional.repeats import Repeats, count_repeats, repeat_logit_of, repeat_mass
 
 __all__ = [
     "MISS",
+    "Repeats",
     "absolute_error",
     "auc",
     "count_at_least",
+    "count_repeats",
     "dot_scores",
     "gather_padded",
     "grouped_auc",
@@ -23,6 +26,8 @@ __all__ = [
     "padded_index",
     "ranks",
     "recall",
+    "repeat_logit_of",
+    "repeat_mass",
     "squared_error",
     "to_padded",
     "to_ranks",

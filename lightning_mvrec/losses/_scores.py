@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_mvrec.functional.repeats import repeat_logit_of, repeat_mass
 from lightning_mvrec.losses.base import LossInput
 
 
@@ -50,6 +51,21 @@ def negative_scores(inputs: LossInput, negative: Tensor) -> Tensor:
 def is_target(inputs: LossInput, negative: Tensor) -> Tensor:
     """Return ``(R, N)`` bool: whether a negative is the row's own target. The batch's items are distinct."""
     return negative == inputs.target_R[:, None]
+
+
+def repeat_parts(inputs: LossInput, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return ``(R,)`` each: the log mass of the items that may come back, and the target's own logit among them.
+
+    Raises:
+        ValueError: If the loss has a temperature of its own: a ranking would compare other scores than the loss did.
+    """
+    assert inputs.repeats is not None
+    if temperature != 1:
+        raise ValueError(
+            f"temperature must be 1 where the model has a repeat term, got {temperature}: give the model the "
+            "temperature instead, so that rankings compare the same scores"
+        )
+    return repeat_mass(inputs.repeats), repeat_logit_of(inputs.repeats, inputs.target_R)
 
 
 def mean_over(value_RN: Tensor, drop_RN: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lightning_mvrec.functional.repeats import Repeats
+
 
 def dot(user: Tensor, item: Tensor) -> Tensor:
     """Score users ``(..., D)`` against items ``(..., D)``, element by element: ``(...)``."""
@@ -33,7 +35,8 @@ class LossInput:
         catalogue: Whether ``item_MD`` is the whole item table, row 0 being "unknown" (never scored).
         score: Pairs of vectors ``(..., D), (..., D)`` to scores ``(...)``, broadcasting.
         retrieval: Whether ``score`` is the dot product.
-        score_R: ``(R,)`` scores of the targets, where the model has computed them already.
+        score_R: ``(R,)`` scores of the targets, where the model has computed them already (without ``repeats``).
+        repeats: One more logit for every item of a row's past (positions into ``item_MD``), or None.
     """
 
     user_RD: Tensor
@@ -49,13 +52,20 @@ class LossInput:
     score: Callable[[Tensor, Tensor], Tensor] = dot
     retrieval: bool = True
     score_R: Tensor | None = None
+    repeats: Repeats | None = None
 
 
 class Loss(nn.Module):
     """A scalar from a :class:`LossInput`: ``sum_R(weight * loss) / total_weight``.
 
     A batch with no row (``R = 0``) gives 0 with a gradient, so that every rank takes part in the backward pass.
+
+    Attributes:
+        reads_repeats: Whether the loss takes :attr:`LossInput.repeats` into account; a model that has them is refused
+            by one that does not.
     """
+
+    reads_repeats: bool = False
 
     def forward(self, inputs: LossInput) -> Tensor:
         """Return the loss."""

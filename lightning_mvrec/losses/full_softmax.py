@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from lightning_mvrec.losses._scores import repeat_parts
 from lightning_mvrec.losses.base import Loss, LossInput
 
 # Logits held at a time where no chunk size is given. On CPU a chunk should stay in the cache (2 MB: measured fastest
@@ -23,7 +24,8 @@ class FullSoftmaxLoss(Loss):
 
     Equal to ``torch.nn.functional.cross_entropy`` over items 1 to ``I - 1``. Rows are taken in chunks; each chunk's
     gradient is computed right after its logits, and both are dropped: memory for one chunk's logits instead of several
-    times ``R * I``. The gradient cannot be differentiated again.
+    times ``R * I``. The gradient cannot be differentiated again. Where a model has logits for items that come back
+    (:class:`~lightning_mvrec.functional.Repeats`), they take part in the same softmax.
 
     Args:
         temperature: What scores are divided by, above 0.
@@ -34,7 +36,7 @@ class FullSoftmaxLoss(Loss):
 
     Raises:
         ValueError: If an argument is out of its range, the batch does not hold the whole catalogue, or the model's
-            score is not the dot product.
+            score is not the dot product, or a model with repeats meets a temperature that is not its own.
 
     Example:
         >>> one, items = torch.ones(1), torch.zeros(5, 1)  # "unknown" and four items
@@ -42,6 +44,8 @@ class FullSoftmaxLoss(Loss):
         >>> round(FullSoftmaxLoss()(inputs).item(), 4)  # log(4)
         1.3863
     """
+
+    reads_repeats = True
 
     def __init__(self, temperature: float = 1.0, chunk_size: int | None = None) -> None:
         super().__init__()
@@ -61,6 +65,9 @@ class FullSoftmaxLoss(Loss):
             )
         if not inputs.retrieval:
             raise ValueError("FullSoftmaxLoss needs a model whose score is the dot product; use SampledSoftmaxLoss")
+        mass_R = own_R = None
+        if inputs.repeats is not None:
+            mass_R, own_R = repeat_parts(inputs, self.temperature)
         user_RD = inputs.user_RD if self.temperature == 1 else inputs.user_RD / self.temperature
         chunk_size = self.chunk_size
         if chunk_size is None:
@@ -68,13 +75,17 @@ class FullSoftmaxLoss(Loss):
             chunk_size = max(1, logits // inputs.item_MD.shape[0])
         needs_gradient = torch.is_grad_enabled() and (user_RD.requires_grad or inputs.item_MD.requires_grad)
         total: Tensor = _CatalogueCrossEntropy.apply(
-            user_RD, inputs.item_MD, inputs.target_R, inputs.weight_R, chunk_size, needs_gradient
+            user_RD, inputs.item_MD, inputs.target_R, inputs.weight_R, mass_R, own_R, chunk_size, needs_gradient
         )
         return total / inputs.total_weight
 
 
 class _CatalogueCrossEntropy(Function):
-    """``sum_R(weight * loss)``, with the gradients of users and items computed on the way."""
+    """``sum_R(weight * loss)``, with the gradients of users and items computed on the way.
+
+    With repeats, ``mass_R`` is the log of the sum of their exponentials and ``own_R`` the target's own logit, -inf
+    where it has none.
+    """
 
     @staticmethod
     def forward(
@@ -83,6 +94,8 @@ class _CatalogueCrossEntropy(Function):
         item_MD: Tensor,
         target_R: Tensor,
         weight_R: Tensor,
+        mass_R: Tensor | None,
+        own_R: Tensor | None,
         chunk_size: int,
         needs_gradient: bool,
     ) -> Tensor:
@@ -94,6 +107,8 @@ class _CatalogueCrossEntropy(Function):
             total = torch.zeros((), dtype=exact, device=user_RD.device)
             grad_user_RD = torch.empty_like(user_RD)
             grad_item_MD = torch.zeros(item_MD.shape, dtype=exact, device=item_MD.device)
+            grad_mass_R = None if mass_R is None else torch.empty_like(mass_R)
+            grad_own_R = None if own_R is None else torch.empty_like(own_R)
             for start in range(0, user_RD.shape[0], chunk_size):
                 rows = slice(start, start + chunk_size)
                 user_CD, target_C1, weight_C1 = user_RD[rows], target_R[rows, None], weight_R[rows, None].to(exact)
@@ -101,24 +116,36 @@ class _CatalogueCrossEntropy(Function):
                 share_CI = logit_CI.softmax(dim=1)
                 # The largest share is exp(0) / sum, which gives log(sum) without another pass of exponentials.
                 log_sum_C1 = logit_CI.amax(1, keepdim=True) - share_CI.amax(1, keepdim=True).log()
-                total += (weight_C1 * (log_sum_C1 - logit_CI.gather(1, target_C1))).sum()
+                score_C1 = logit_CI.gather(1, target_C1)
+                pull_C1 = torch.full_like(weight_C1, -1.0)
+                if mass_R is not None and own_R is not None and grad_mass_R is not None and grad_own_R is not None:
+                    mass_C1, own_C1 = mass_R[rows, None].to(exact), own_R[rows, None].to(exact)
+                    joint_C1, both_C1 = torch.logaddexp(log_sum_C1, mass_C1), torch.logaddexp(score_C1, own_C1)
+                    pull_C1 = -(score_C1 - both_C1).exp()
+                    grad_mass_R[rows] = (weight_C1 * (mass_C1 - joint_C1).exp()).squeeze(1)
+                    grad_own_R[rows] = (-weight_C1 * (own_C1 - both_C1).exp()).squeeze(1)
+                    share_CI *= (log_sum_C1 - joint_C1).exp()
+                    log_sum_C1, score_C1 = joint_C1, both_C1
+                total += (weight_C1 * (log_sum_C1 - score_C1)).sum()
                 if needs_gradient:
-                    grad_CI = share_CI.scatter_add_(1, target_C1, torch.full_like(weight_C1, -1.0)).to(user_RD.dtype)
+                    grad_CI = share_CI.scatter_add_(1, target_C1, pull_C1).to(user_RD.dtype)
                     grad_user_RD[rows] = (grad_CI @ item_ID) * weight_C1
                     grad_item_MD[1:] += grad_CI.T @ (user_CD * weight_C1).to(user_RD.dtype)
         if needs_gradient:
-            ctx.save_for_backward(grad_user_RD, grad_item_MD.to(item_MD.dtype))
+            ctx.save_for_backward(grad_user_RD, grad_item_MD.to(item_MD.dtype), grad_mass_R, grad_own_R)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_user_RD, grad_item_MD = ctx.saved_tensors
+        grad_user_RD, grad_item_MD, grad_mass_R, grad_own_R = ctx.saved_tensors
         return (
             (grad * grad_user_RD).to(grad_user_RD.dtype),
             (grad * grad_item_MD).to(grad_item_MD.dtype),
             None,
             None,
+            None if grad_mass_R is None else grad * grad_mass_R,
+            None if grad_own_R is None else grad * grad_own_R,
             None,
             None,
         )

@@ -8,7 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_mvrec.losses._scores import is_target, negative_scores, require_negatives, target_scores, weighted
+from lightning_mvrec.losses._scores import (
+    is_target,
+    negative_scores,
+    repeat_parts,
+    require_negatives,
+    target_scores,
+    weighted,
+)
 from lightning_mvrec.losses.base import Loss, LossInput
 
 
@@ -42,6 +49,8 @@ class SampledSoftmaxLoss(Loss):
         1.0986
     """
 
+    reads_repeats = True
+
     def __init__(self, temperature: float = 1.0, correct: bool = True, correct_target: bool = False) -> None:
         super().__init__()
         if temperature <= 0:
@@ -65,7 +74,13 @@ class SampledSoftmaxLoss(Loss):
             negative_RN = negative_RN - self._log_q(inputs.log_q_negative, "negatives").to(negative_RN) - log_count
             if self.correct_target:
                 corrected_R = target_R - self._log_q(inputs.log_q_R, "targets").to(target_R) - log_count
-        return weighted(torch.cat([corrected_R[:, None], negative_RN], dim=1).logsumexp(1) - corrected_R, inputs)
+        sum_R = torch.cat([corrected_R[:, None], negative_RN], dim=1).logsumexp(1)
+        if inputs.repeats is not None:
+            if self.correct_target:
+                raise ValueError("correct_target must be False where the model has a repeat term, got True")
+            mass_R, own_R = repeat_parts(inputs, self.temperature)
+            sum_R, corrected_R = torch.logaddexp(sum_R, mass_R), torch.logaddexp(corrected_R, own_R)
+        return weighted(sum_R - corrected_R, inputs)
 
     @staticmethod
     def _log_q(log_q: Tensor | None, of_what: str) -> Tensor:

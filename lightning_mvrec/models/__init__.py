@@ -3,6 +3,7 @@
 from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.models.multi_view import MultiViewRecommender
 from lightning_mvrec.models.reference import MultiViewRepresentation
+from lightning_mvrec.models.repeat import RepeatTerm
 from lightning_mvrec.models.scorers import DotScorer, MLPScorer, Scorer
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "MultiViewRecommender",
     "MultiViewRepresentation",
     "Recommender",
+    "RepeatTerm",
     "Scorer",
 ]

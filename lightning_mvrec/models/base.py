@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from lightning_mvrec.batch import MultiViewBatch
+from lightning_mvrec.functional.repeats import Repeats
 from lightning_mvrec.losses.base import LossInput, dot
 
 
@@ -25,6 +26,8 @@ class ModelOutput:
         step_R: ``(R,)`` int64, which of the user's targets it is.
         score_R: ``(R,)`` score of each row's target.
         weights_RV: ``(R, V)`` view weights in the order of the model's ``view_names``, or None.
+        repeats: One more logit for every item of a row's past (positions into ``item_MD``), or None. A score is then
+            ``log(exp(dot product) + exp(logit))``; ``score_R`` is the dot product alone.
     """
 
     user_RD: Tensor
@@ -33,6 +36,7 @@ class ModelOutput:
     step_R: Tensor
     score_R: Tensor
     weights_RV: Tensor | None = None
+    repeats: Repeats | None = None
 
 
 class Recommender(nn.Module):
@@ -80,6 +84,7 @@ class Recommender(nn.Module):
             score=self.score,
             retrieval=self.retrieval,
             score_R=output.score_R,
+            repeats=output.repeats,
         )
 
 

@@ -16,8 +16,10 @@ from lightning_mvrec.embeddings import EventEmbedding, ItemEmbedding, UserEmbedd
 from lightning_mvrec.encoders.base import SequenceEncoder
 from lightning_mvrec.functional.dropout import Dropout
 from lightning_mvrec.functional.jagged import gather_padded, last_state, to_padded
+from lightning_mvrec.functional.repeats import Repeats
 from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
 from lightning_mvrec.models.base import ModelOutput, Recommender, target_rows
+from lightning_mvrec.models.repeat import RepeatTerm
 from lightning_mvrec.models.scorers import DotScorer, Scorer
 from lightning_mvrec.schema import Schema
 
@@ -40,6 +42,10 @@ class MultiViewRecommender(Recommender):
         dropout: Probability of dropping an element of an event's vector, in ``[0, 1)``.
         scorer: Builds the score from the width; the dot product by default.
         item_fields: Item fields that are added to an item's vector; all by default, ``[]`` for none.
+        temperature: What user states, and so dot products, are divided by; above 0. Unlike a loss's own temperature it
+            also counts where scores are compared with the logits of ``repeat``.
+        repeat: Builds, from the width and the names of the behaviours, the term for items that come back; None: no such
+            term. It needs a dot-product score.
 
     Shape:
         - batch: see :class:`~lightning_mvrec.batch.MultiViewBatch`.
@@ -63,12 +69,16 @@ class MultiViewRecommender(Recommender):
         dropout: float = 0.0,
         scorer: Callable[[int], Scorer] = DotScorer,
         item_fields: list[str] | None = None,
+        temperature: float = 1.0,
+        repeat: Callable[[int, list[str]], RepeatTerm] | None = None,
     ) -> None:
         super().__init__()
         if embedding_dim < 4 or embedding_dim % 4:
             raise ValueError(f"embedding_dim must be a multiple of 4, got {embedding_dim}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
         self.view_names = _choose_views(schema, list(encoders), user, views)
         behaviours = [name for name in self.view_names if name != USER_VIEW]
         self.encoders = nn.ModuleDict({_key(name): encoders[name](embedding_dim) for name in behaviours})
@@ -86,6 +96,10 @@ class MultiViewRecommender(Recommender):
         self.scorer = scorer(embedding_dim)
         self.dropout = Dropout(dropout)
         self.retrieval = self.scorer.retrieval and not self.fusion.target_aware
+        if repeat is not None and not self.retrieval:
+            raise ValueError("repeat needs a dot-product score, got a scorer or a fusion that looks at the candidate")
+        self.repeat = repeat(embedding_dim, behaviours) if repeat is not None and behaviours else None
+        self.temperature = temperature
         self.view_index = {name: schema.view_names.index(name) for name in behaviours}
 
     def forward(self, batch: MultiViewBatch) -> ModelOutput:
@@ -107,7 +121,10 @@ class MultiViewRecommender(Recommender):
         candidates_RCD = target_RD[:, None] if self.fusion.target_aware else None
         fused, weights_RV = self.fusion(ViewStates(states, user_R), candidates_RCD)
         user_RD = fused[:, 0] if self.fusion.target_aware else fused
-        return ModelOutput(user_RD, item_MD, user_R, step_R, self.scorer(user_RD, target_RD), weights_RV)
+        if self.temperature != 1:
+            user_RD = user_RD / self.temperature
+        repeats = None if self.repeat is None else self._repeats(batch, user_RD, user_R, step_R)
+        return ModelOutput(user_RD, item_MD, user_R, step_R, self.scorer(user_RD, target_RD), weights_RV, repeats)
 
     def item_vectors(self, items: KeyedJaggedTensor) -> Tensor:
         """Return ``(M, D)`` vectors of the items in a KJT such as ``MultiViewBatch.items``."""
@@ -145,6 +162,21 @@ class MultiViewRecommender(Recommender):
             steps_BTD=h_BTD,
             lengths_B=view.lengths_B,
             times_BT=times_BT,
+        )
+
+    def _repeats(self, batch: MultiViewBatch, user_RD: Tensor, user_R: Tensor, step_R: Tensor) -> Repeats:
+        """The logits of the items that each row's user has met."""
+        assert self.repeat is not None
+        views = [batch.views[name] for name in self.view_index]
+        return self.repeat(
+            user_RD,
+            batch.time_BK[user_R, step_R],
+            user_R,
+            [view.position_E for view in views],
+            [view.time_E for view in views],
+            [view.lengths_B for view in views],
+            [batch.asof_BKV[user_R, step_R, index] for index in self.view_index.values()],
+            batch.item_row_M.shape[0],
         )
 
     def _user_state(self, batch: MultiViewBatch, user_R: Tensor) -> ViewState:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from lightning_mvrec.batch import MultiViewBatch
-from lightning_mvrec.functional import count_at_least, dot_scores, to_ranks
+from lightning_mvrec.functional import (
+    Repeats,
+    count_at_least,
+    count_repeats,
+    dot_scores,
+    repeat_logit_of,
+    to_ranks,
+)
 from lightning_mvrec.metrics import AUC, MAE, MRR, NDCG, RMSE, Coverage, HitRate, LogLoss, Recall
 from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.schema import Schema
@@ -148,19 +155,23 @@ class RankingEvaluation(Evaluation):
 
     def update(self, model: Recommender, batch: MultiViewBatch, output: ModelOutput) -> None:
         """Rank the targets of one batch."""
-        user_AD, target_A, score_A, seen_row, seen_lengths_A, own = self._gather(batch, output)
+        user_AD, target_A, score_A, seen_row, seen_lengths_A, own, repeats = self._gather(batch, output)
         ahead_A = count_at_least(user_AD, self._item_ID, score_A, target_A, self._first, seen_row, seen_lengths_A)
+        if repeats is not None:
+            ahead_A += count_repeats(
+                repeats, user_AD, self._item_ID, score_A, target_A, self._first, seen_row, seen_lengths_A
+            )
         rank_R = to_ranks(sum_over_ranks(ahead_A), target_A)[own]
         weight_R = batch.weight_BK[output.user_R, output.step_R]
         for metric in self.metrics:
             metric.update(rank_R, weight_R)  # type: ignore[operator]
         if self._covered is not None:
-            self._covered.update(self._top(user_AD, seen_row, seen_lengths_A)[0][own])
+            self._covered.update(self._top(user_AD, seen_row, seen_lengths_A, repeats)[0][own])
 
     def predict(self, model: Recommender, batch: MultiViewBatch, output: ModelOutput) -> dict[str, Tensor]:
         """Return the ``max(k)`` best items of each row, best first, and their scores."""
-        user_AD, _, _, seen_row, seen_lengths_A, own = self._gather(batch, output)
-        items_AK, scores_AK = self._top(user_AD, seen_row, seen_lengths_A)
+        user_AD, _, _, seen_row, seen_lengths_A, own, repeats = self._gather(batch, output)
+        items_AK, scores_AK = self._top(user_AD, seen_row, seen_lengths_A, repeats)
         assert batch.example_B is not None
         return {"example": batch.example_B[output.user_R], "item": items_AK[own], "score": scores_AK[own]}
 
@@ -180,20 +191,32 @@ class RankingEvaluation(Evaluation):
 
     def _gather(
         self, batch: MultiViewBatch, output: ModelOutput
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, slice]:
-        """Join the rows of all ranks: states, targets, their scores, seen items and which rows are this rank's."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, slice, Repeats | None]:
+        """Join the rows of all ranks: states, targets, scores, seen items, which rows are this rank's, and repeats."""
         position_R = batch.target_BK[output.user_R, output.step_R]
         score_R = dot_scores(output.user_RD, output.item_MD[position_R])
+        repeats = output.repeats
+        if repeats is not None:
+            score_R = torch.logaddexp(score_R, repeat_logit_of(repeats, position_R).float())
+            (item_S, logit_S), _ = gather_rows(batch.item_row_M[repeats.item_S].long(), repeats.logit_S)
+            (lengths_A,), _ = gather_rows(repeats.lengths_R)
+            repeats = Repeats(item_S, lengths_A, logit_S)
         seen_row, seen_lengths_R = _seen_of_rows(batch, output.user_R)
         joined, own = gather_rows(output.user_RD, batch.item_row_M[position_R].long(), score_R, seen_lengths_R)
         user_AD, target_A, score_A, seen_lengths_A = joined
         (seen_row,), _ = gather_rows(seen_row)
-        return user_AD, target_A, score_A, seen_row, seen_lengths_A, own
+        return user_AD, target_A, score_A, seen_row, seen_lengths_A, own, repeats
 
-    def _top(self, user_AD: Tensor, seen_row: Tensor, seen_lengths_A: Tensor) -> tuple[Tensor, Tensor]:
+    def _top(
+        self, user_AD: Tensor, seen_row: Tensor, seen_lengths_A: Tensor, repeats: Repeats | None
+    ) -> tuple[Tensor, Tensor]:
         """Return rows and scores ``(A, K)`` of the best items of the whole catalogue."""
         score_AI = user_AD @ self._item_ID.T
         last = self._first + self._item_ID.shape[0]
+        if repeats is not None:
+            here_S = (repeats.item_S >= self._first) & (repeats.item_S < last)
+            place = repeats.row_S[here_S], repeats.item_S[here_S] - self._first
+            score_AI[place] = torch.logaddexp(score_AI[place], repeats.logit_S[here_S].to(score_AI.dtype))
         user_S = torch.repeat_interleave(seen_lengths_A)
         here_S = (seen_row >= self._first) & (seen_row < last)
         score_AI[user_S[here_S], seen_row[here_S] - self._first] = -torch.inf

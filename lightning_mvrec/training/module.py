@@ -130,6 +130,11 @@ class MultiViewModule(L.LightningModule):
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         output = self(batch)
+        if output.repeats is not None and not self.loss.reads_repeats:
+            raise ValueError(
+                f"loss {type(self.loss).__name__} does not read the logits of the model's `repeat` term and would "
+                "leave it untrained: use FullSoftmaxLoss or SampledSoftmaxLoss, or leave `repeat` out"
+            )
         loss = self.loss(self.model.loss_input(batch, output))  # type: ignore[union-attr]
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch.batch_size, sync_dist=True

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lightning_mvrec.functional import Repeats
 from lightning_mvrec.losses import FullSoftmaxLoss, SampledSoftmaxLoss
 from tests.losses.inputs import both_layouts, make_input
 
@@ -143,3 +144,44 @@ def test_contradicting_corrections_are_refused():
 def test_a_chunk_of_nothing_is_refused():
     with pytest.raises(ValueError, match="chunk_size must be at least 1 row, got 0"):
         FullSoftmaxLoss(chunk_size=0)
+
+
+def with_repeats(inputs):
+    """A logit for two items of row 0 and one, its target, of row 2; returns the inputs and the dense logits."""
+    logit_S = torch.randn(3, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    other = 1 if int(inputs.target_R[0]) != 1 else 2
+    item_S = torch.stack([torch.tensor(other), inputs.target_R[0], inputs.target_R[2]])
+    lengths_R = torch.zeros_like(inputs.target_R)
+    lengths_R[0], lengths_R[2] = 2, 1
+    inputs = replace(inputs, repeats=Repeats(item_S, lengths_R, logit_S))
+    extra = torch.full((len(lengths_R), inputs.item_MD.shape[0]), -torch.inf)
+    return inputs, extra.index_put((inputs.repeats.row_S, item_S), logit_S)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, None])
+def test_full_softmax_with_repeats_equals_cross_entropy_of_the_joint_scores(chunk_size):
+    inputs, extra_RM = with_repeats(make_input())
+    wanted = (inputs.user_RD, inputs.item_MD, inputs.repeats.logit_S)
+    loss = FullSoftmaxLoss(chunk_size=chunk_size)(inputs)
+    grads = torch.autograd.grad(3 * loss, wanted)
+    logits = torch.logaddexp(inputs.user_RD @ inputs.item_MD.T, extra_RM)[:, 1:]
+    each = functional.cross_entropy(logits, inputs.target_R - 1, reduction="none")
+    expected = (inputs.weight_R * each).sum() / 3.0
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_softmax_with_repeats_approaches_the_full_one():
+    items = 9
+    inputs, _ = with_repeats(make_input(items=items))
+    every = torch.arange(1, items)
+    log_q = torch.full(every.shape, -math.log(items - 1))
+    sampled = SampledSoftmaxLoss()(replace(inputs, negative=every, log_q_negative=log_q))
+    torch.testing.assert_close(sampled, FullSoftmaxLoss()(inputs))
+
+
+@pytest.mark.parametrize("loss", [FullSoftmaxLoss(0.5), SampledSoftmaxLoss(0.5, correct=False)])
+def test_a_loss_with_a_temperature_of_its_own_is_refused_beside_repeats(loss):
+    inputs, _ = with_repeats(make_input(negatives=4))
+    with pytest.raises(ValueError, match="give the model the temperature"):
+        loss(inputs)

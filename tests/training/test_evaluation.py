@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from lightning_mvrec.encoders import DecayEncoder
 from lightning_mvrec.fusion import GateFusion
-from lightning_mvrec.models import MLPScorer, MultiViewRecommender
+from lightning_mvrec.models import MLPScorer, MultiViewRecommender, RepeatTerm
 from lightning_mvrec.training.evaluation import PointwiseEvaluation, RankingEvaluation
 from tests.batches import SCHEMA, item_kjt, make_batch
 from tests.distributed.launch import run_ranks
@@ -19,9 +19,10 @@ TARGET = [[(7, 40)], [(8, 50)], [(3, 10)], [(11, 10)], [(0, 10)]]
 SEEN = [[1, 2], [4], [], [3, 9], [11]]
 
 
-def build():
+def build(repeat=None):
     torch.manual_seed(0)
-    return MultiViewRecommender(SCHEMA, encoders={"click": DecayEncoder}, fusion=GateFusion, embedding_dim=8).eval()
+    settings = {"encoders": {"click": DecayEncoder}, "fusion": GateFusion, "embedding_dim": 8, "repeat": repeat}
+    return MultiViewRecommender(SCHEMA, **settings).eval()
 
 
 def part(rows):
@@ -36,8 +37,8 @@ def catalogue(rows):
     return item_kjt(rows.tolist())
 
 
-def measure(parts, evaluation=None):
-    model, evaluation = build(), evaluation or RankingEvaluation(k=[2, 5], coverage=True, chunk=3)
+def measure(parts, evaluation=None, repeat=None):
+    model, evaluation = build(repeat), evaluation or RankingEvaluation(k=[2, 5], coverage=True, chunk=3)
     evaluation.start(model, SCHEMA, catalogue, torch.device("cpu"))
     with torch.no_grad():
         for rows in parts:
@@ -46,9 +47,9 @@ def measure(parts, evaluation=None):
     return {name: float(value) for name, value in evaluation.compute().items()}
 
 
-def naive(k):
+def naive(k, repeat=None):
     """Rank by a loop over the catalogue."""
-    model = build()
+    model = build(repeat)
     gains = []
     with torch.no_grad():
         item_ID = model.item_vectors(item_kjt(list(range(SCHEMA.num_items))))
@@ -56,29 +57,37 @@ def naive(k):
             output = model(part([row]))
             target = TARGET[row][0][0]
             scores = (item_ID @ output.user_RD[0]).tolist()
+            if output.repeats is not None:
+                rows = part([row]).item_row_M[output.repeats.item_S].tolist()
+                for item, logit in zip(rows, output.repeats.logit_S.tolist(), strict=True):
+                    scores[item] = float(np.logaddexp(scores[item], logit))
             others = [i for i in range(1, SCHEMA.num_items) if i != target and i not in SEEN[row]]
             rank = 1 + sum(scores[i] >= scores[target] for i in others)
             gains.append(0.0 if target == 0 or rank > k else 1 / np.log2(rank + 1))
     return np.mean(gains)
 
 
-def test_ranks_equal_a_loop_over_the_catalogue():
-    values = measure([[0, 1, 2], [3, 4]])
+@pytest.mark.parametrize("repeat", [None, RepeatTerm])
+def test_ranks_equal_a_loop_over_the_catalogue(repeat):
+    values = measure([[0, 1, 2], [3, 4]], repeat=repeat)
     for k in (2, 5):
-        assert values[f"ndcg@{k}"] == pytest.approx(naive(k), abs=1e-6)
+        assert values[f"ndcg@{k}"] == pytest.approx(naive(k, repeat), abs=1e-6)
     assert 0 < values["ndcg@5"] < 1
 
 
-def test_two_ranks_with_uneven_rows_equal_one():
-    alone = measure([[0, 1, 2], [3, 4]])
-    shared = run_ranks(lambda: measure([[0, 1], [4]] if dist.get_rank() == 0 else [[2], [3]]), 2)
+@pytest.mark.parametrize("repeat", [None, RepeatTerm])
+def test_two_ranks_with_uneven_rows_equal_one(repeat):
+    alone = measure([[0, 1, 2], [3, 4]], repeat=repeat)
+    ranks = [[[0, 1], [4]], [[2], [3]]]
+    shared = run_ranks(lambda: measure(ranks[dist.get_rank()], repeat=repeat), 2)
     assert shared[0] == shared[1]
     assert shared[0] == pytest.approx(alone, abs=1e-6)
 
 
-def test_predictions_of_two_ranks_equal_those_of_one():
+@pytest.mark.parametrize("repeat", [None, RepeatTerm])
+def test_predictions_of_two_ranks_equal_those_of_one(repeat):
     def predict(rows):
-        model, evaluation = build(), RankingEvaluation(k=[4])
+        model, evaluation = build(repeat), RankingEvaluation(k=[4])
         evaluation.start(model, SCHEMA, catalogue, torch.device("cpu"))
         with torch.no_grad():
             batch = part(rows)

@@ -4,11 +4,11 @@ import pytest
 
 from lightning_mvrec.encoders import BagEncoder, DecayEncoder
 from lightning_mvrec.fusion import GateFusion
-from lightning_mvrec.losses import FullSoftmaxLoss
-from lightning_mvrec.models import MultiViewRecommender
+from lightning_mvrec.losses import BPRLoss, FullSoftmaxLoss
+from lightning_mvrec.models import MultiViewRecommender, RepeatTerm
 from lightning_mvrec.strategies import Adagrad
 from lightning_mvrec.training import MultiViewModule
-from tests.batches import SCHEMA
+from tests.batches import SCHEMA, make_batch
 
 ENCODERS = {"click": DecayEncoder, "rate": BagEncoder}
 
@@ -44,3 +44,12 @@ def test_the_model_is_built_once_and_needs_a_schema():
     module._trainer = type("T", (), {"datamodule": None})()
     with pytest.raises(ValueError, match="schema must be known"):
         module.configure_model()
+
+
+def test_a_loss_that_leaves_the_repeat_term_untrained_is_refused():
+    model = partial(MultiViewRecommender, encoders={"click": DecayEncoder}, fusion=GateFusion, repeat=RepeatTerm)
+    module = MultiViewModule(model, BPRLoss(), schema=SCHEMA)
+    module.configure_model()
+    batch = make_batch([1], [[(1, 10)]], [[]], [[(2, 20)]], negative=[3])
+    with pytest.raises(ValueError, match="BPRLoss does not read the logits of the model's `repeat` term"):
+        module.training_step(batch, 0)
