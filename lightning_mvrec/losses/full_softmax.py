@@ -17,6 +17,8 @@ from lightning_mvrec.losses.base import Loss, LossInput
 # for 3,417 items among 0.5 to 64 MB); on a GPU it should be large enough to keep the device busy.
 CPU_LOGITS = 2**19
 GPU_LOGITS = 2**26
+# A target's share below this lies next to the end of float32 numbers, which have fewer digits there.
+TINY = 1e-30
 
 
 class FullSoftmaxLoss(Loss):
@@ -101,7 +103,9 @@ class _CatalogueCrossEntropy(Function):
     ) -> Tensor:
         # Autocast would convert the items once a chunk; the users' type decides the type of the products instead.
         with torch.autocast(user_RD.device.type, enabled=False):
+            user_RD = user_RD.detach()
             item_ID = item_MD.detach()[1:].to(user_RD.dtype)  # without row 0
+            item_DI = item_ID.T.contiguous()
             target_R = (target_R - 1).clamp(min=0)  # rows of weight 0 may point anywhere
             exact = torch.promote_types(user_RD.dtype, torch.float32)  # of sums and exponentials
             total = torch.zeros((), dtype=exact, device=user_RD.device)
@@ -109,14 +113,15 @@ class _CatalogueCrossEntropy(Function):
             grad_item_MD = torch.zeros(item_MD.shape, dtype=exact, device=item_MD.device)
             grad_mass_R = None if mass_R is None else torch.empty_like(mass_R)
             grad_own_R = None if own_R is None else torch.empty_like(own_R)
+            # The same two buffers for every chunk: fresh memory costs a page fault for each 4 kB of it.
+            shape = (min(chunk_size, user_RD.shape[0]), item_ID.shape[0])
+            logit_buffer, share_buffer = user_RD.new_empty(shape), user_RD.new_empty(shape, dtype=exact)
             for start in range(0, user_RD.shape[0], chunk_size):
                 rows = slice(start, start + chunk_size)
                 user_CD, target_C1, weight_C1 = user_RD[rows], target_R[rows, None], weight_R[rows, None].to(exact)
-                logit_CI = (user_CD @ item_ID.T).to(exact)
-                share_CI = logit_CI.softmax(dim=1)
-                # The largest share is exp(0) / sum, which gives log(sum) without another pass of exponentials.
-                log_sum_C1 = logit_CI.amax(1, keepdim=True) - share_CI.amax(1, keepdim=True).log()
-                score_C1 = logit_CI.gather(1, target_C1)
+                logit_CI = torch.mm(user_CD, item_DI, out=logit_buffer[: len(user_CD)]).to(exact)
+                share_CI = torch.softmax(logit_CI, dim=1, out=share_buffer[: len(user_CD)])
+                log_sum_C1, score_C1 = _log_sum_and_score(logit_CI, share_CI, target_C1)
                 pull_C1 = torch.full_like(weight_C1, -1.0)
                 if mass_R is not None and own_R is not None and grad_mass_R is not None and grad_own_R is not None:
                     mass_C1, own_C1 = mass_R[rows, None].to(exact), own_R[rows, None].to(exact)
@@ -129,8 +134,12 @@ class _CatalogueCrossEntropy(Function):
                 total += (weight_C1 * (log_sum_C1 - score_C1)).sum()
                 if needs_gradient:
                     grad_CI = share_CI.scatter_add_(1, target_C1, pull_C1).to(user_RD.dtype)
-                    grad_user_RD[rows] = (grad_CI @ item_ID) * weight_C1
-                    grad_item_MD[1:] += grad_CI.T @ (user_CD * weight_C1).to(user_RD.dtype)
+                    torch.mm(grad_CI, item_ID, out=grad_user_RD[rows]).mul_(weight_C1)
+                    weighted_CD = (user_CD * weight_C1).to(user_RD.dtype)
+                    if user_RD.dtype == exact:
+                        grad_item_MD[1:].addmm_(grad_CI.T, weighted_CD)
+                    else:
+                        grad_item_MD[1:] += grad_CI.T @ weighted_CD
         if needs_gradient:
             ctx.save_for_backward(grad_user_RD, grad_item_MD.to(item_MD.dtype), grad_mass_R, grad_own_R)
         return total
@@ -149,3 +158,12 @@ class _CatalogueCrossEntropy(Function):
             None,
             None,
         )
+
+
+def _log_sum_and_score(logit_CI: Tensor, share_CI: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(C, 1)`` log of the sum of exponentials of a row's logits, and the target's logit."""
+    score_C1, share_C1 = logit_CI.gather(1, target_C1), share_CI.gather(1, target_C1)
+    # The target's share gives the sum without another pass over the logits. NaN takes the other way and stays NaN.
+    if bool((share_C1 >= TINY).all()):
+        return score_C1 - share_C1.log(), score_C1
+    return logit_CI.logsumexp(1, keepdim=True), score_C1

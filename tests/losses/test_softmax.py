@@ -63,6 +63,16 @@ def test_full_softmax_keeps_no_logits():
     assert max(kept) <= 5000 * 4
 
 
+def test_full_softmax_is_exact_where_the_targets_share_is_too_small_for_a_float():
+    inputs = make_input(rows=5, items=9, dim=4)
+    with torch.no_grad():
+        inputs.user_RD.mul_(200)
+    logits = inputs.user_RD @ inputs.item_MD[1:].T
+    assert logits.softmax(1).gather(1, inputs.target_R[:, None] - 1).min() == 0
+    each = functional.cross_entropy(logits, inputs.target_R - 1, reduction="none")
+    torch.testing.assert_close(FullSoftmaxLoss(chunk_size=2)(inputs), (inputs.weight_R * each).sum() / 3.0)
+
+
 def test_full_softmax_in_half_precision_stays_close():
     inputs = make_input(rows=30, items=40, dim=8)
     with torch.autocast("cpu", torch.bfloat16):
