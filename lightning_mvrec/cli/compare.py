@@ -14,8 +14,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
+from lightning_mvrec.cli import intervals
 from lightning_mvrec.cli.report import (
     Result,
     draw_comparison,
@@ -25,6 +27,7 @@ from lightning_mvrec.cli.report import (
     write_results,
 )
 from lightning_mvrec.cli.run_folder import choose_run_dir
+from lightning_mvrec.cli.targets import FILE, read_targets
 
 FULL = "model"
 
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config", "-c", action="append", required=True, help="a recipe; given again, later ones win")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds (default: 0,1,2)")
     parser.add_argument("--views", help="comma-separated single views to train (default: every view of the model)")
+    parser.add_argument("--without", action="store_true", help="also train the model without each of the views")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, sharing the cores (default: 1)")
     parser.add_argument("--run_dir", help="folder to write to; one of an earlier comparison is continued")
     arguments, rest = parser.parse_known_args(argv)
@@ -55,13 +59,18 @@ def main(argv: list[str]) -> int:
     _run(folder, FULL, seeds[0], words, arguments.jobs, quiet=False)
     summary = json.loads((_folder(folder, FULL, seeds[0]) / "summary.json").read_text(encoding="utf-8"))
     views = summary["views"] if arguments.views is None else arguments.views.split(",")
-    singles = views if len(summary["views"]) > 1 else []
+    known = summary["views"]
+    singles = [f"view:{view}" for view in views] if len(known) > 1 else []
+    if arguments.without and len(known) > 1:
+        # Of two views, the model without one is the other alone.
+        singles += [f"without:{view}" for view in views] if len(known) > 2 else []
     # Baselines do not depend on the seed: the first run has them.
     words_without = [*words, "--baselines", "[]"]
     tasks = [(name, seed) for seed in seeds for name in (FULL, *singles) if (name, seed) != (FULL, seeds[0])]
     with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(tasks), desc="runs", unit="run") as bar:
         futures = [
-            pool.submit(_run, folder, name, seed, _single(words_without, name), arguments.jobs) for name, seed in tasks
+            pool.submit(_run, folder, name, seed, _words(words_without, name, known), arguments.jobs)
+            for name, seed in tasks
         ]
         try:
             for future in as_completed(futures):
@@ -79,16 +88,22 @@ def main(argv: list[str]) -> int:
     print(format_table(results, "test", primary, largest_first))
     print(f"\n{len(seeds)} seeds: {', '.join(map(str, seeds))}; mean ± standard deviation where a model was repeated")
     _print_margin(results, primary, largest_first)
+    _print_intervals(folder, seeds, singles, primary)
     print(f"\n{folder}")
     return 0
 
 
-def _single(words: list[str], name: str) -> list[str]:
-    return words if name == FULL else [*words, f"--model.model.views=[{name}]"]
+def _words(words: list[str], name: str, views: list[str]) -> list[str]:
+    """The command line of a run: all views, one alone, or all but one."""
+    if name == FULL:
+        return words
+    kind, _, view = name.partition(":")
+    chosen = [view] if kind == "view" else [other for other in views if other != view]
+    return [*words, f"--model.model.views=[{','.join(chosen)}]"]
 
 
 def _folder(folder: Path, name: str, seed: int) -> Path:
-    return folder / (f"{name}-seed{seed}" if name == FULL else f"view-{name}-seed{seed}")
+    return folder / f"{name.replace(':', '-')}-seed{seed}"
 
 
 def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet: bool = True) -> None:
@@ -120,36 +135,64 @@ def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet:
 
 
 def _collect(folder: Path, seeds: list[int], singles: list[str]) -> list[Result]:
-    """Join the runs' results: the model, its single views as ``view:<name>``, and the baselines once."""
+    """Join the runs' results: the model, ``view:<name>`` and ``without:<name>``, and the baselines once."""
     results = []
     for seed in seeds:
         for name in (FULL, *singles):
-            shown = FULL if name == FULL else f"view:{name}"
             for result in read_results(_folder(folder, name, seed) / "results.csv"):
                 if result.model == FULL:
-                    results.append(Result(shown, result.split, result.metric, result.value, seed))
+                    results.append(Result(name, result.split, result.metric, result.value, seed))
                 elif seed == seeds[0] and name == FULL:
                     results.append(result)
     return results
 
 
 def _print_margin(results: list[Result], metric: str, largest_first: bool) -> None:
-    """Say how the model's mean stands to the best single view and the best baseline on the test split."""
-    values: dict[str, list[float]] = {}
-    for result in results:
-        if result.split == "test" and result.metric == metric:
-            values.setdefault(result.model, []).append(result.value)
-    means = {name: mean_and_spread(each)[0] for name, each in values.items()}
+    """Say how the model's mean on test stands to the single view and the baseline that validation puts first."""
+    means, chosen_by = _means(results, "test", metric), _means(results, "val", metric)
     best = max if largest_first else min
     groups = {
         "best single view": [name for name in means if name.startswith("view:")],
-        "best baseline": [name for name in means if name != FULL and not name.startswith("view:")],
+        "best baseline": [name for name in means if name != FULL and ":" not in name],
     }
     for title, names in groups.items():
         if names and means.get(FULL) is not None:
-            name = best(names, key=means.__getitem__)
+            name = best(names, key=(chosen_by if all(name in chosen_by for name in names) else means).__getitem__)
             ratio = means[FULL] / means[name] if means[name] else float("inf")
             print(f"{metric}: {ratio:.3f} times the {title} ({name})")
+
+
+def _means(results: list[Result], split: str, metric: str) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for result in results:
+        if result.split == split and result.metric == metric:
+            values.setdefault(result.model, []).append(result.value)
+    return {name: mean_and_spread(each)[0] for name, each in values.items()}
+
+
+def _print_intervals(folder: Path, seeds: list[int], singles: list[str], metric: str) -> None:
+    """Print and keep what a paired bootstrap over users says of the model against everything else in the table."""
+    models: dict[str, list[np.ndarray]] = {}
+    first: dict[str, np.ndarray] = {}
+    for seed in seeds:
+        for name in (FULL, *singles):
+            path = _folder(folder, name, seed) / FILE
+            if not path.exists():
+                return  # a comparison of runs made before targets were kept
+            arrays = read_targets(path)
+            models.setdefault(name, []).append(arrays[FULL])
+            if name == FULL and seed == seeds[0]:
+                first = arrays
+    for name, values in first.items():
+        if name not in ("user", "label", FULL) and len(values) == len(first["user"]):
+            models[name] = [values]
+    others = [name for name in models if name != FULL]
+    if not others:
+        return
+    compared = intervals.compare(models, first.get("label"), first["user"], metric, others)
+    intervals.write_intervals(folder / "intervals.csv", compared)
+    print("\ndifference of the means over seeds on test, and its 95 % interval (paired bootstrap over users)")
+    print(intervals.format_intervals(compared))
 
 
 def _seeds(text: str) -> list[int]:

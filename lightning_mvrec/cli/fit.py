@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -26,6 +28,7 @@ import lightning_mvrec.strategies  # noqa: F401  registers "torchrec"
 from lightning_mvrec.cli.parser import RecipeParser
 from lightning_mvrec.cli.report import Result, draw_run, format_table, write_results
 from lightning_mvrec.cli.run_folder import choose_run_dir, config_paths
+from lightning_mvrec.cli.targets import FILE, write_targets
 from lightning_mvrec.data import EventsDataModule
 from lightning_mvrec.models.baselines import Baseline, evaluate_baselines
 from lightning_mvrec.training import EpochHistory, MultiViewModule, RankingEvaluation
@@ -88,7 +91,7 @@ class RecipeCLI(LightningCLI):
         for run in (trainer.validate, trainer.test):
             run(module, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
             values.update({name: float(value) for name, value in trainer.callback_metrics.items()})
-        self._report(values, history, seconds)
+        self._report(values, history, seconds, module.evaluations["test"].rows())
 
     def before_validate(self) -> None:
         """Keep the resolved configuration."""
@@ -125,7 +128,13 @@ class RecipeCLI(LightningCLI):
         parser.save(config, self.run_dir / "config.yaml", overwrite=True, skip_none=False, skip_check=True)
 
     @rank_zero_only
-    def _report(self, values: dict[str, float], history: list[dict[str, float]], seconds: float) -> None:
+    def _report(
+        self,
+        values: dict[str, float],
+        history: list[dict[str, float]],
+        seconds: float,
+        rows: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         seed = self._get(self.config, "seed_everything")
         results, weights = [], {}
         for name, value in values.items():
@@ -144,11 +153,21 @@ class RecipeCLI(LightningCLI):
         evaluation = self.model.evaluations["test"]
         metrics = list(dict.fromkeys(result.metric for result in results))
         baselines = self._get(self.config_init, "baselines") or []
+        each: dict[str, np.ndarray] = {}  # ends as that of the test split
         for split in splits:
+            each.clear()
             for name, metric, value in evaluate_baselines(
-                self.datamodule.store, split, baselines, metrics, filter_seen=self.datamodule.filter_seen, progress=True
+                self.datamodule.store,
+                split,
+                baselines,
+                metrics,
+                filter_seen=self.datamodule.filter_seen,
+                progress=True,
+                keep=each,
             ):
                 results.append(Result(name, split, metric, value))
+        if rows:
+            self._keep_targets(rows, each)
         write_results(self.run_dir / "results.csv", results)
         summary = {
             "primary": evaluation.primary,
@@ -171,6 +190,17 @@ class RecipeCLI(LightningCLI):
         if seconds:
             print(f"trained {len(history)} epochs in {seconds:.1f} s")
         _print_last(self.run_dir)
+
+    def _keep_targets(self, rows: dict[str, torch.Tensor], baselines: dict[str, np.ndarray]) -> None:
+        """Keep what was measured of each test target, in the store's order, for paired comparisons."""
+        examples = self.datamodule.examples("test")
+        target = examples.first[rows["example"].numpy()] + rows["step"].numpy()
+        arrays = {"user": examples.targets.user[target]}
+        arrays["model"] = rows["rank" if "rank" in rows else "score"].numpy()
+        if "label" in rows:
+            arrays["label"] = rows["label"].numpy()
+        arrays.update({name: value[target] for name, value in baselines.items()})
+        write_targets(self.run_dir / FILE, arrays)
 
 
 def main(command: str, argv: list[str]) -> int:

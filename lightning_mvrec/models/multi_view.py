@@ -123,7 +123,7 @@ class MultiViewRecommender(Recommender):
         user_RD = fused[:, 0] if self.fusion.target_aware else fused
         if self.temperature != 1:
             user_RD = user_RD / self.temperature
-        repeats = None if self.repeat is None else self._repeats(batch, user_RD, user_R, step_R)
+        repeats = None if self.repeat is None else self._repeats(batch, user_RD, item_MD, user_R, step_R)
         return ModelOutput(user_RD, item_MD, user_R, step_R, self.scorer(user_RD, target_RD), weights_RV, repeats)
 
     def item_vectors(self, items: KeyedJaggedTensor) -> Tensor:
@@ -164,19 +164,21 @@ class MultiViewRecommender(Recommender):
             times_BT=times_BT,
         )
 
-    def _repeats(self, batch: MultiViewBatch, user_RD: Tensor, user_R: Tensor, step_R: Tensor) -> Repeats:
+    def _repeats(
+        self, batch: MultiViewBatch, user_RD: Tensor, item_MD: Tensor, user_R: Tensor, step_R: Tensor
+    ) -> Repeats:
         """The logits of the items that each row's user has met."""
         assert self.repeat is not None
         views = [batch.views[name] for name in self.view_index]
         return self.repeat(
             user_RD,
+            item_MD,
             batch.time_BK[user_R, step_R],
             user_R,
             [view.position_E for view in views],
             [view.time_E for view in views],
             [view.lengths_B for view in views],
             [batch.asof_BKV[user_R, step_R, index] for index in self.view_index.values()],
-            batch.item_row_M.shape[0],
         )
 
     def _user_state(self, batch: MultiViewBatch, user_R: Tensor) -> ViewState:

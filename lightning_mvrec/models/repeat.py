@@ -26,8 +26,9 @@ class RepeatTerm(nn.Module):
     Repeat Aware Neural Recommendation Machine for Session-based Recommendation", AAAI 2019). For each distinct item
     of a row's past and each view: the place of its latest event from the end of the view (0: the newest), the age of
     that event, and how often it occurred, each one row of a small table; their sum over the views passes one hidden
-    layer. A linear reading of the user state says how much this user repeats at all. The item's score is then
-    ``log(exp(s) + exp(logit))`` with its dot product ``s``.
+    layer. Linear readings of the user state and of the item's vector say how much this user repeats and how much this
+    item is repeated at all, and a share of the dot product ``s`` how well the two go together. The item's score is then
+    ``log(exp(s) + exp(logit))``.
 
     Args:
         embedding_dim: Width ``D`` of user states.
@@ -66,35 +67,39 @@ class RepeatTerm(nn.Module):
         self.count = nn.Embedding(views * (counts + 1), hidden_dim)
         self.out = nn.Linear(hidden_dim, 1)
         self.user = nn.Linear(embedding_dim, 1, bias=False)
+        self.item = nn.Linear(embedding_dim, 1, bias=False)
+        self.share = nn.Parameter(torch.zeros(()))
         for table in (self.place, self.age, self.count):
             nn.init.normal_(table.weight, std=1 / math.sqrt(3 * views))
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.constant_(self.out.bias, start)
         nn.init.zeros_(self.user.weight)
+        nn.init.zeros_(self.item.weight)
 
     def forward(
         self,
         user_RD: Tensor,
+        item_MD: Tensor,
         time_R: Tensor,
         user_R: Tensor,
         positions: list[Tensor],
         times: list[Tensor],
         lengths: list[Tensor],
         asof: list[Tensor],
-        num_items: int,
     ) -> Repeats:
         """Return the logits of every distinct item that a row may look back on.
 
         Args:
             user_RD: ``(R, D)`` user states.
+            item_MD: ``(M, D)`` vectors of the batch's items.
             time_R: ``(R,)`` int64 times of the targets.
             user_R: ``(R,)`` int64, the user of each row, in ``[0, B)``.
             positions: A view each: ``(E,)`` int64 items of its events, jagged over users, oldest first.
             times: A view each: ``(E,)`` int64.
             lengths: A view each: ``(B,)`` int64.
             asof: A view each: ``(R,)`` int64, events that precede the row's target.
-            num_items: Items ``M``, above every position.
         """
+        num_items = item_MD.shape[0]
         rows, views = user_R.shape[0], len(self.view_names)
         slots = [
             _slots(position_E, time_E, lengths_B, asof_R, user_R)
@@ -120,7 +125,13 @@ class RepeatTerm(nn.Module):
             + functional.embedding_bag(age_SV + offset_V * (AGES + 1), self.age.weight, mode="sum")
             + functional.embedding_bag(count_SV + offset_V * (self.counts + 1), self.count.weight, mode="sum")
         )
-        logit_S = self.out(hidden_SH.relu()).squeeze(1) + self.user(user_RD).squeeze(1)[row_S]
+        own_SD = functional.embedding(item_S, item_MD)
+        logit_S = (
+            self.out(hidden_SH.relu()).squeeze(1)
+            + self.user(user_RD).squeeze(1)[row_S]
+            + self.item(own_SD).squeeze(1)
+            + self.share * (user_RD[row_S] * own_SD).sum(1)
+        )
         return Repeats(item_S, torch.bincount(row_S, minlength=rows), logit_S)
 
 

@@ -48,9 +48,11 @@ class Evaluation(nn.Module):
         super().__init__()
         self.metrics = nn.ModuleList(metrics.values())
         self.names = list(metrics)
+        self._rows: dict[str, list[Tensor]] = {}
 
     def start(self, model: Recommender, schema: Schema, catalogue: Catalogue | None, device: torch.device) -> None:
         """Prepare a pass; the model's weights do not change until it ends."""
+        self._rows = {}
 
     def update(self, model: Recommender, batch: MultiViewBatch, output: ModelOutput) -> None:
         """Measure one batch."""
@@ -64,10 +66,31 @@ class Evaluation(nn.Module):
         """Return the metrics over all ranks."""
         return {name: metric.compute() for name, metric in zip(self.names, self.metrics, strict=True)}  # type: ignore[operator]
 
+    def rows(self) -> dict[str, Tensor]:
+        """Return what the last pass measured of each target, on every rank alike; kept until the next pass starts.
+
+        Returns:
+            ``example`` and ``step``, int64 (which target), in ascending order; and ``rank``, or ``score`` and
+            ``label``. Empty where nothing was measured.
+        """
+        if not self._rows:
+            return {}
+        joined, _ = gather_rows(*(torch.cat(parts) for parts in self._rows.values()))
+        rows = dict(zip(self._rows, joined, strict=True))
+        order = torch.argsort(rows["example"] * (int(rows["step"].max()) + 1 if len(joined[0]) else 1) + rows["step"])
+        return {name: value[order].cpu() for name, value in rows.items()}
+
     def reset(self) -> None:
-        """Forget the pass."""
+        """Forget the metrics of the pass."""
         for metric in self.metrics:
             metric.reset()  # type: ignore[operator]
+
+    def _keep(self, batch: MultiViewBatch, output: ModelOutput, **values: Tensor) -> None:
+        """Remember a batch's targets for :meth:`rows`: a few numbers each."""
+        if batch.example_B is not None:
+            which = {"example": batch.example_B[output.user_R], "step": output.step_R}
+            for name, value in {**which, **values}.items():
+                self._rows.setdefault(name, []).append(value.detach())
 
 
 class PointwiseEvaluation(Evaluation):
@@ -88,6 +111,7 @@ class PointwiseEvaluation(Evaluation):
         score_R = output.score_R.sigmoid() if self.binary else output.score_R
         for metric in self.metrics:
             metric.update(score_R, batch.label_BK[row], batch.weight_BK[row])  # type: ignore[operator]
+        self._keep(batch, output, score=score_R.float(), label=batch.label_BK[row])
 
     def predict(self, model: Recommender, batch: MultiViewBatch, output: ModelOutput) -> dict[str, Tensor]:
         """Return the score of each target: a probability where labels are binary."""
@@ -130,6 +154,7 @@ class RankingEvaluation(Evaluation):
 
     def start(self, model: Recommender, schema: Schema, catalogue: Catalogue | None, device: torch.device) -> None:
         """Look up this rank's slice of the catalogue."""
+        super().start(model, schema, catalogue, device)
         if not model.retrieval:
             raise ValueError(
                 f"evaluation RankingEvaluation needs a dot-product score, got {type(model).__name__} with another one: "
@@ -165,6 +190,7 @@ class RankingEvaluation(Evaluation):
         weight_R = batch.weight_BK[output.user_R, output.step_R]
         for metric in self.metrics:
             metric.update(rank_R, weight_R)  # type: ignore[operator]
+        self._keep(batch, output, rank=rank_R)
         if self._covered is not None:
             self._covered.update(self._top(user_AD, seen_row, seen_lengths_A, repeats)[0][own])
 

@@ -1,10 +1,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from lightning_mvrec.cli import compare
 from lightning_mvrec.cli.report import Result, read_results, write_results
+from lightning_mvrec.cli.targets import write_targets
 
 
 def finished(folder, name, seed, value, baseline=None):
@@ -19,8 +21,8 @@ def finished(folder, name, seed, value, baseline=None):
 def test_runs_are_joined_under_the_names_of_the_table(tmp_path):
     for seed in (3, 4):
         finished(tmp_path, "model", seed, 0.3 + seed, 0.1)
-        finished(tmp_path, "cart", seed, 0.2 + seed)
-    rows = compare._collect(tmp_path, [3, 4], ["cart"])
+        finished(tmp_path, "view:cart", seed, 0.2 + seed)
+    rows = compare._collect(tmp_path, [3, 4], ["view:cart"])
     assert [(row.model, row.value, row.seed) for row in rows] == [
         ("model", 3.3, 3),
         ("popularity", 0.1, None),
@@ -34,6 +36,7 @@ def test_the_margin_is_that_of_the_means(capsys):
     rows = [Result("model", "test", "auc", value, seed) for seed, value in enumerate((0.6, 0.8))]
     rows += [Result("view:a", "test", "auc", 0.35, 0), Result("view:b", "test", "auc", 0.2, 0)]
     rows += [Result("popularity", "test", "auc", 0.5)]
+    rows += [Result("view:a", "val", "auc", 0.3, 0), Result("view:b", "val", "auc", 0.1, 0)]
     compare._print_margin(rows, "auc", largest_first=True)
     assert capsys.readouterr().out.splitlines() == [
         "auc: 2.000 times the best single view (view:a)",  # 0.7 / 0.35
@@ -65,3 +68,31 @@ def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("ran again"))
     compare._run(tmp_path, "model", 0, [], jobs=1)
     assert read_results(tmp_path / "model-seed0" / "results.csv")[0].value == 0.5
+
+
+def test_the_single_view_to_beat_is_chosen_on_validation(capsys):
+    rows = [Result("model", "test", "auc", 0.7, 0)]
+    for name, val, test in (("view:a", 0.3, 0.6), ("view:b", 0.5, 0.35)):
+        rows += [Result(name, "val", "auc", val, 0), Result(name, "test", "auc", test, 0)]
+    compare._print_margin(rows, "auc", largest_first=True)
+    assert capsys.readouterr().out.splitlines() == ["auc: 2.000 times the best single view (view:b)"]  # 0.7 / 0.35
+
+
+def test_a_run_reads_one_view_or_all_but_one():
+    assert compare._words(["-c", "x"], "model", ["a", "b", "c"]) == ["-c", "x"]
+    assert compare._words([], "view:b", ["a", "b", "c"]) == ["--model.model.views=[b]"]
+    assert compare._words([], "without:b", ["a", "b", "c"]) == ["--model.model.views=[a,c]"]
+
+
+def test_intervals_come_from_the_targets_that_runs_kept(tmp_path, capsys):
+    user = np.arange(50)
+    for seed in (0, 1):
+        for name, rank in (("model", 1), ("view:cart", 3)):
+            finished(tmp_path, name, seed, 0.5)
+            arrays = {"user": user, "model": np.full(50, rank), "popularity": np.full(50, 100)}
+            write_targets(compare._folder(tmp_path, name, seed) / "targets.npz", arrays)
+    compare._print_intervals(tmp_path, [0, 1], ["view:cart"], "ndcg@10")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].split() == ["model", "-", "view:cart", "ndcg@10", "+0.5000", "[+0.5000,", "+0.5000]"]  # 1 - 1 / 2
+    assert lines[-1].split()[-3:] == ["+1.0000", "[+1.0000,", "+1.0000]"]
+    assert (tmp_path / "intervals.csv").read_text().count("\n") == 3

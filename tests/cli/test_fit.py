@@ -42,7 +42,7 @@ def test_the_last_line_is_the_run_s_folder(run):
 
 def test_a_run_leaves_results_configuration_plan_and_picture(run):
     folder = run[0] / "run"
-    assert {"results.csv", "config.yaml", "plan.json", "summary.json", "curves.png", "metrics.csv"} <= {
+    assert {"results.csv", "targets.npz", "config.yaml", "plan.json", "summary.json", "curves.png", "metrics.csv"} <= {
         path.name for path in folder.iterdir()
     }
     results = read_results(folder / "results.csv")

@@ -9,7 +9,7 @@ from lightning_mvrec.encoders import DecayEncoder
 from lightning_mvrec.fusion import GateFusion
 from lightning_mvrec.models import MLPScorer, MultiViewRecommender, RepeatTerm
 from lightning_mvrec.models.repeat import AGES
-from tests.batches import SCHEMA, make_batch
+from tests.batches import SCHEMA, item_kjt, make_batch
 
 CLICK = [[(1, 10), (2, 20), (1, 30)], [(4, 15)], []]
 RATE = [[(2, 5, 1.0), (6, 25, 4.0)], [], []]
@@ -24,7 +24,7 @@ def build(**changes):
     return MultiViewRecommender(SCHEMA, **{**settings, **changes}).eval()
 
 
-def naive_logits(term, user_D, user, time):
+def naive_logits(term, user_D, item_ID, user, time):
     """By item, the logit of a target of one user, from the definition in words."""
     past = [[event[:2] for event in each[user] if event[1] < time] for each in EVENTS]
     logits = {}
@@ -39,21 +39,26 @@ def naive_logits(term, user_D, user, time):
             hidden = hidden + term.place.weight[view * (term.places + 1) + place]
             hidden = hidden + term.age.weight[view * (AGES + 1) + age]
             hidden = hidden + term.count.weight[view * (term.counts + 1) + min(count, term.counts)]
-        logits[item] = (term.out(hidden.relu()) + term.user(user_D)).item()
+        logits[item] = (
+            term.out(hidden.relu()) + term.user(user_D) + term.item(item_ID[item]) + term.share * user_D @ item_ID[item]
+        ).item()
     return logits
 
 
 def test_logits_equal_a_loop_over_the_past():
     model = build()
-    torch.nn.init.normal_(model.repeat.user.weight)
+    for weight in (model.repeat.user.weight, model.repeat.item.weight):
+        torch.nn.init.normal_(weight)
+    model.repeat.share.data.fill_(0.3)
+    item_ID = model.item_vectors(item_kjt(list(range(SCHEMA.num_items))))
     batch = make_batch([1, 2, 3], CLICK, RATE, TARGETS)
     output = model(batch)
     rows = [(0, 20), (0, 35), (1, 50), (2, 1)]
-    expected = [naive_logits(model.repeat, output.user_RD[row], *each) for row, each in enumerate(rows)]
+    expected = [naive_logits(model.repeat, output.user_RD[row], item_ID, *each) for row, each in enumerate(rows)]
     assert output.repeats.lengths_R.tolist() == [len(each) for each in expected] == [2, 3, 1, 0]
     table_row_S = batch.item_row_M[output.repeats.item_S].tolist()
     for row, item, logit in zip(output.repeats.row_S, table_row_S, output.repeats.logit_S, strict=True):
-        assert expected[row][item] == pytest.approx(float(logit), abs=1e-5)
+        assert expected[row][item] == pytest.approx(logit.item(), abs=1e-5)
 
 
 def test_only_the_views_that_are_read_repeat():

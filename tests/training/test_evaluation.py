@@ -130,3 +130,21 @@ def test_labels_are_compared_over_both_ranks():
 def test_an_evaluation_can_be_copied_for_each_stage():
     first, second = RankingEvaluation(), copy.deepcopy(RankingEvaluation())
     assert first.names == second.names == ["ndcg@10", "hr@10", "recall@10", "mrr@10"]
+
+
+def test_the_rows_of_two_ranks_are_those_of_one_in_the_order_of_the_examples():
+    def rows(parts):
+        model, evaluation = build(), RankingEvaluation(k=[2])
+        evaluation.start(model, SCHEMA, catalogue, torch.device("cpu"))
+        with torch.no_grad():
+            for each in parts:
+                batch = part(each)
+                evaluation.update(model, batch, model(batch))
+        evaluation.compute()
+        evaluation.reset()
+        return {name: value.tolist() for name, value in evaluation.rows().items()}
+
+    alone = rows([[0, 1, 2], [3, 4]])
+    assert alone["example"] == [0, 1, 2, 3, 4]
+    ranks = [[[0, 1], [4]], [[2], [3]]]
+    assert run_ranks(lambda: rows(ranks[dist.get_rank()]), 2) == [alone, alone]

@@ -34,6 +34,7 @@ def evaluate_baselines(
     filter_seen: Sequence[str] = (),
     progress: bool = False,
     max_elements: int = 2**22,
+    keep: dict[str, np.ndarray] | None = None,
 ) -> list[tuple[str, str, float]]:
     """Fit baselines on a store's training events and measure them on the targets of a stage.
 
@@ -46,6 +47,7 @@ def evaluate_baselines(
         filter_seen: Views whose items, as of the target, are left out of the ranking unless they are the target.
         progress: Whether to show a progress bar.
         max_elements: Scores held at a time, above 0.
+        keep: Filled, by name of the baseline, with its rank of each target, or its score where it rates.
 
     Returns:
         ``(baseline's name, metric's name, value)``, baseline by baseline in the order of ``metrics``.
@@ -63,9 +65,11 @@ def evaluate_baselines(
         bar.set_description(f"{baseline.name} on {stage}")
         baseline.fit(store)
         if baseline.rates:
-            values = _rate(baseline, store, targets, metrics)
+            values, each = _rate(baseline, store, targets, metrics)
         else:
-            values = _rank(baseline, store, targets, metrics, list(filter_seen), max_elements)
+            values, each = _rank(baseline, store, targets, metrics, list(filter_seen), max_elements)
+        if keep is not None and values:
+            keep[baseline.name] = each
         results += [(baseline.name, name, values[name]) for name in metrics if name in values]
     return results
 
@@ -76,7 +80,10 @@ def _alone(metric: Any) -> Any:
     return metric
 
 
-def _rate(baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[str]) -> dict[str, float]:
+def _rate(
+    baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[str]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return the metrics and the score of each target."""
     score, label, weight = (
         torch.from_numpy(np.array(value)) for value in (baseline.predict(store, targets), targets.label, targets.weight)
     )
@@ -90,7 +97,7 @@ def _rate(baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[
             metric = _alone(_VALUES[name]())
             metric.update(score, label, weight)
             values[name] = metric.compute().item()
-    return values
+    return values, score.numpy()
 
 
 def _rank(
@@ -100,7 +107,8 @@ def _rank(
     metrics: Sequence[str],
     filter_seen: list[str],
     max_elements: int,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return the metrics and the rank of each target."""
     num_items = store.schema.num_items
     lists: dict[str, Any] = {}
     coverages: dict[str, Coverage] = {}
@@ -110,8 +118,9 @@ def _rank(
             lists[name] = _alone(_LISTS[kind](int(k)))
         elif at and k.isdecimal() and kind == "coverage":
             coverages[name] = _alone(Coverage(num_items, int(k)))
+    every: list[np.ndarray] = []
     if not lists and not coverages:
-        return {}
+        return {}, np.zeros(0, dtype=np.int64)
     popularity_I = torch.from_numpy(np.array(store.popularity))
     step = max(1, min(512, max_elements // num_items))
     for start in range(0, len(targets.user), step):
@@ -129,6 +138,7 @@ def _rank(
             rank_B = ranks(score_BI, target_B, torch.from_numpy(seen_item), seen_lengths_B, popularity_I)
         else:
             rank_B = sparse_ranks(score, target, seen_owner, seen_item, store.popularity)
+        every.append(rank_B.numpy())
         for metric in lists.values():
             metric.update(rank_B, weight_B)
         if coverages:
@@ -138,7 +148,7 @@ def _rank(
             top_BK = _top(dense, popularity_I, seen_owner, seen_item, most)
             for metric in coverages.values():
                 metric.update(top_BK, weight_B)
-    return {name: metric.compute().item() for name, metric in {**lists, **coverages}.items()}
+    return {name: metric.compute().item() for name, metric in {**lists, **coverages}.items()}, np.concatenate(every)
 
 
 def _seen(store: Store, targets: Targets, rows: np.ndarray, filter_seen: list[str]) -> tuple[np.ndarray, np.ndarray]:
