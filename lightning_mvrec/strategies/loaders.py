@@ -57,7 +57,31 @@ _UNEVEN = (
 )
 
 
-class EvenLoader:
+class PassingLoader:
+    """A loader around another; attributes that this class lacks are the other's, to read and to set.
+
+    Args:
+        loader: The other loader.
+    """
+
+    _loader: Any
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_loader" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:  # such as worker_init_fn, which Lightning sets
+            setattr(self._loader, name, value)
+
+
+class EvenLoader(PassingLoader):
     """A loader that ends when the first rank's ends.
 
     Args:
@@ -68,7 +92,7 @@ class EvenLoader:
     """
 
     def __init__(self, loader: Any, device: torch.device, length: int | None, may_stop_early: bool) -> None:
-        self._loader = loader
+        super().__init__(loader)
         self._device = device
         self._length = length
         self._may_stop_early = may_stop_early
@@ -80,11 +104,20 @@ class EvenLoader:
                 yield next(batches)
             return
         while True:
-            batch = next(batches, self)
+            fault: Exception | None = None
+            try:
+                batch = next(batches, self)
+            except Exception as error:  # kept until the others know: they wait in the exchange below
+                batch, fault = self, error
             mine = int(batch is not self)
-            agreed = torch.tensor([mine, -mine], device=self._device)
+            broken = -1 if fault is None else dist.get_rank()
+            agreed = torch.tensor([mine, -mine, -broken], device=self._device)
             dist.all_reduce(agreed, dist.ReduceOp.MIN)
-            everybody, anybody = bool(agreed[0]), bool(agreed[1])
+            everybody, anybody, broken = bool(agreed[0]), bool(agreed[1]), -int(agreed[2])
+            if fault is not None:
+                raise fault
+            if broken >= 0:
+                raise RuntimeError(f"the loader of rank {broken} raised; its message says why")
             if not everybody:
                 if anybody and not self._may_stop_early:
                     raise ValueError(_UNEVEN.format("one has no more"))
@@ -95,11 +128,6 @@ class EvenLoader:
         if self._length is None:
             raise TypeError(f"{type(self._loader).__name__} has no length")
         return self._length
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_loader" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._loader, name)
 
 
 class StatefulEvenLoader(EvenLoader):

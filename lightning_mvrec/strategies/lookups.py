@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from lightning_mvrec.strategies.collected import CollectedLookups, tensors
+from lightning_mvrec.strategies.exchanges import BagCheck, Exchange
 from lightning_mvrec.strategies.tables import Table
 
 
@@ -45,6 +46,11 @@ class LookupGuard:
         #: Whether a backward pass may come without an optimizer step after it: with manual optimization.
         self.watch_backward = False
         self.collected: CollectedLookups | None = None
+        #: What training steps look up, while look-ahead learns it.
+        self.seen: list[KeyedJaggedTensor] | None = None
+        #: For each lookup of this training step, the exchange that began a step ago, if one did.
+        self.sent: list[Exchange | None] = []
+        self._exchange: Exchange | None = None
         self._features: KeyedJaggedTensor | None = None
         self._looked_up = False
         self._updated = False
@@ -95,25 +101,42 @@ class LookupGuard:
             self._looked_up = True
         if not isinstance(features, KeyedJaggedTensor):
             return None
-        if training:
-            self._features = features
-        fault = self._find_bad_id(features) if self.check_ids else None
-        if not self.pad or features.variable_stride_per_key():
-            if fault:
-                raise ValueError(fault)
-            return None
-        bags = features.stride()
-        # One exchange for both: a rank that raised alone would leave the others waiting.
-        most = torch.tensor([bags, int(fault is not None)], device=features.device())
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        largest, any_fault = most.tolist()
-        if any_fault:
-            raise ValueError(fault or f"{self.path}: another rank has an id outside its table; its message says which")
-        self._bags = bags
-        padded = pad_bags(features, largest)
+        exchange = self._exchange = self._sent_before(features) if training else None
+        check = exchange.check if exchange is not None else self.check(features)
+        padded = check.finish()
+        self._bags = check.bags
         if training:
             self._features = padded
+        if padded is features:
+            return None
         return ((padded, *args[1:]), kwargs) if args else (args, {**kwargs, "features": padded})
+
+    def check(self, features: KeyedJaggedTensor, on_host: KeyedJaggedTensor | None = None) -> BagCheck:
+        """Look at the ids of a lookup, and begin to agree on the number of bags where ranks must.
+
+        Args:
+            features: The ids.
+            on_host: The same before they were copied to the device; to look at them there costs no wait.
+        """
+        fault = self._find_bad_id(features if on_host is None else on_host) if self.check_ids else None
+        return BagCheck(features, self.path, fault, self.pad and not features.variable_stride_per_key())
+
+    def take_exchange(self) -> Exchange | None:
+        """Return the exchange that the lookup under way shall use, once."""
+        exchange, self._exchange = self._exchange, None
+        return exchange
+
+    def _sent_before(self, features: KeyedJaggedTensor) -> Exchange | None:
+        if self.seen is not None:
+            self.seen.append(features)
+        exchange = self.sent.pop(0) if self.sent else None
+        if exchange is not None and not exchange.is_of(features):
+            raise RuntimeError(
+                f"{self.path}: look-ahead has sent the ids that the batch held for it, and training_step looks up "
+                "others. Look up the KeyedJaggedTensor of the batch as it is, or prepare it in the loader; "
+                "TorchRecStrategy(look_ahead=False) exchanges ids when they are looked up"
+            )
+        return exchange
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         bags, self._bags = self._bags, None
@@ -169,25 +192,3 @@ class LookupGuard:
 
     def _table_names(self) -> list[str]:
         return sorted({table.name for table in self.limits.values()})
-
-
-def pad_bags(features: KeyedJaggedTensor, bags: int) -> KeyedJaggedTensor:
-    """Return ``features`` with empty bags at the end of every feature, ``bags`` of them in all.
-
-    Example:
-        >>> kjt = KeyedJaggedTensor(["a", "b"], values=torch.tensor([7, 8]), lengths=torch.tensor([1, 1]))
-        >>> pad_bags(kjt, 3).lengths().tolist()
-        [1, 0, 0, 1, 0, 0]
-    """
-    missing = bags - features.stride()
-    if missing == 0:
-        return features
-    lengths_FB = features.lengths().view(len(features.keys()), features.stride())
-    lengths_FM: Tensor = torch.nn.functional.pad(lengths_FB, (0, missing))
-    return KeyedJaggedTensor(
-        keys=features.keys(),
-        values=features.values(),
-        weights=features.weights_or_none(),
-        lengths=lengths_FM.flatten(),
-        stride=bags,
-    )

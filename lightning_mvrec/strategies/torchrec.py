@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 import torch.distributed as dist
 from lightning.fabric.plugins import ClusterEnvironment, TorchCheckpointIO
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.fabric.utilities.init import _materialize_meta_tensors
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.overrides.distributed import _sync_module_states
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import _augment_message
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -29,16 +27,17 @@ from torch.optim import Optimizer
 from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
-from lightning_mvrec.strategies.loaders import copy_ids, even_out
+from lightning_mvrec.strategies.loaders import even_out
 from lightning_mvrec.strategies.losses import check_loss
 from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
+from lightning_mvrec.strategies.overlapped import OverlappedStrategy
 from lightning_mvrec.strategies.report import PlanReport
 from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
 from lightning_mvrec.strategies.summary import count_whole_tables
 
 
-class TorchRecStrategy(DDPStrategy):
+class TorchRecStrategy(OverlappedStrategy):
     """Shard every TorchRec collection of a LightningModule and train the rest with DDP.
 
     Args:
@@ -58,6 +57,8 @@ class TorchRecStrategy(DDPStrategy):
         clip_dense_only: Whether ``gradient_clip_val``, which cannot reach sharded tables, may be used all the same.
         convert_table_state: Whether a checkpoint's optimizer state of a table may be one value a row (RowWiseAdagrad)
             where this run keeps one a weight (Adagrad), or the other way round: copied out or averaged in. Inexact.
+        look_ahead: Whether the next training batch is copied to the device, and its ids sent to the ranks that need
+            them, during a step. ``"auto"``: on CUDA. See the page on several processes for where it is off.
         find_unused_parameters: DDP's: whether dense parameters may be left out of the loss on some rank.
         static_graph: DDP's: whether the dense part does the same in every step.
         gradient_as_bucket_view: DDP's: gradients share memory with what is exchanged.
@@ -86,6 +87,7 @@ class TorchRecStrategy(DDPStrategy):
         update_in_step: bool = False,
         clip_dense_only: bool = False,
         convert_table_state: bool = False,
+        look_ahead: bool | Literal["auto"] = "auto",
         find_unused_parameters: bool = False,
         static_graph: bool = False,
         gradient_as_bucket_view: bool = False,
@@ -120,6 +122,9 @@ class TorchRecStrategy(DDPStrategy):
         self._update_in_step = update_in_step
         self._clip_dense_only = clip_dense_only
         self._convert_table_state = convert_table_state
+        if look_ahead not in (True, False, "auto"):
+            raise ValueError(f'look_ahead must be True, False or "auto", got {look_ahead!r}')
+        self._look_ahead = look_ahead
         self._tables: ShardedTables | None = None
         self._random: list[Any] | None = None
 
@@ -245,20 +250,15 @@ class TorchRecStrategy(DDPStrategy):
         training = bool(self.lightning_module.trainer.training)
         if not training and not self._tables.sharded:
             return dataloader  # without sharded tables nobody waits for anybody
-        return even_out(dataloader, self.root_device, may_stop_early=training)
-
-    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
-        """Move a batch; ragged ids in pinned memory are copied without waiting, as Lightning does with tensors."""
-        target = device or self.root_device
-        if target.type == "cuda":
-            batch = copy_ids(batch, target)
-        return super().batch_to_device(batch, device, dataloader_idx)
+        evened = even_out(dataloader, self.root_device, may_stop_early=training)
+        return self._look_ahead_in(evened, self._tables) if training else evened
 
     def teardown(self) -> None:
         """Unwrap the module and let go. Sharded tables stay on their device: their kernels do not move with a module.
 
         Nor is a module moved that still has parameters on ``meta``: that error would hide the one that led here.
         """
+        self._forget_ahead()
         module = self.lightning_module
         fixed = self._tables is not None and bool(self._tables.sharded)
         if module is not None and not fixed and not any(weight.is_meta for weight in module.parameters()):
