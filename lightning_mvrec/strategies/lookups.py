@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchrec.distributed.types import LazyAwaitable, LazyGetItemMixin
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from lightning_mvrec.strategies.collected import CollectedLookups, tensors
@@ -26,6 +27,7 @@ class LookupGuard:
       ones are padded with empty bags and the result is cut again. The gradient is exact.
     * A second lookup in one optimizer step would make a second update. It is refused, or where lookups are collected
       (``collect``) all of them make one.
+    * One key of a result is a tensor: see :class:`WholeItems`.
 
     Args:
         path: Path of the collection, for messages.
@@ -68,7 +70,6 @@ class LookupGuard:
         module.register_forward_pre_hook(self._before, with_kwargs=True)
         if self.once:
             self.collected = CollectedLookups(self.path, module)
-        if self.pad or self.once:
             module.register_forward_hook(self._after)
 
     def start_step(self) -> None:
@@ -144,7 +145,7 @@ class LookupGuard:
         collect = features is not None and self.collect
         watch = features is not None and self.watch_backward and not collect
         if bags is None and not collect and not watch:
-            return None
+            return WholeItems(output) if isinstance(output, LazyGetItemMixin) else None
         found = output.wait() if hasattr(output, "wait") else output
         if collect:
             assert self.collected is not None
@@ -192,3 +193,24 @@ class LookupGuard:
 
     def _table_names(self) -> list[str]:
         return sorted({table.name for table in self.limits.values()})
+
+
+class WholeItems(LazyAwaitable[Any]):
+    """A lookup on its way whose ``[key]`` waits for it and is a tensor.
+
+    TorchRec's own gives out another object on its way. Functions of torch wait for that, but a custom
+    ``autograd.Function`` takes it for something without a gradient, and the tables behind it silently do not train.
+
+    Args:
+        lookup: What the sharded collection returned.
+    """
+
+    def __init__(self, lookup: LazyAwaitable[Any]) -> None:
+        super().__init__()
+        self._lookup = lookup
+
+    def _wait_impl(self) -> Any:
+        return self._lookup.wait()
+
+    def __getitem__(self, key: str) -> Any:
+        return LazyAwaitable._wait_async(self)[key]

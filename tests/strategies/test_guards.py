@@ -221,6 +221,36 @@ def test_a_frozen_sharded_table_stays_frozen():
     run_ranks(run, 1)
 
 
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+@pytest.mark.parametrize(("world_size", "sharding"), [(1, "row_wise"), (2, "row_wise"), (2, "table_wise")])
+def test_a_function_with_its_own_backward_pass_trains_the_table_that_it_is_given(world_size, sharding):
+    class Module(InConfigureModel):
+        def forward(self, batch):
+            found = self.embeddings(batch["ids"])
+            return self.tower(torch.cat([Doubled.apply(found["history"]), found["who"]], dim=1)).squeeze(1)
+
+    def run():
+        pl.seed_everything(1, verbose=False)
+        module = Module()
+        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding=sharding))
+        runner.fit(module, loader(0))
+        before = runner.strategy.local_rows("item")[1].clone()
+        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding=sharding))
+        runner.fit(module, loader(2))
+        return len(before), torch.equal(runner.strategy.local_rows("item")[1], before)
+
+    assert all(not (rows and unmoved) for rows, unmoved in run_ranks(run, world_size))
+
+
 def test_a_module_sharded_with_other_settings():
     def run():
         module = InInit()
