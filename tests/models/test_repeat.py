@@ -27,6 +27,9 @@ def build(**changes):
 def naive_logits(term, user_D, item_ID, user, time):
     """By item, the logit of a target of one user, from the definition in words."""
     past = [[event[:2] for event in each[user] if event[1] < time] for each in EVENTS]
+    every = [event for each in past for event in each]
+    latest = {item: max(when for other, when in every if other == item) for item, _ in every}
+    newest = sorted(sorted(latest), key=lambda item: -latest[item])
     logits = {}
     for item in {item for each in past for item, _ in each}:
         hidden = 0
@@ -39,6 +42,7 @@ def naive_logits(term, user_D, item_ID, user, time):
             hidden = hidden + term.place.weight[view * (term.places + 1) + place]
             hidden = hidden + term.age.weight[view * (AGES + 1) + age]
             hidden = hidden + term.count.weight[view * (term.counts + 1) + min(count, term.counts)]
+        hidden = hidden + term.order.weight[newest.index(item)]
         logits[item] = (
             term.out(hidden.relu()) + term.user(user_D) + term.item(item_ID[item]) + term.share * user_D @ item_ID[item]
         ).item()
