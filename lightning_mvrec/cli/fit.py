@@ -108,7 +108,7 @@ class RecipeCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        _print_last(self.run_dir)
+        _print_last(self.run_dir / "predictions.csv" if self._is_ours() else self.run_dir)
 
     def _is_ours(self) -> bool:
         """Whether module and data are this package's; of others only the training is known."""
@@ -205,6 +205,15 @@ class RecipeCLI(LightningCLI):
 
 def main(command: str, argv: list[str]) -> int:
     """Run one of ``fit``, ``validate``, ``test``, ``predict`` with the words that follow it."""
+    if not config_paths(argv) and not any(
+        word.startswith(("-h", "--help", "--model", "--print_config")) for word in argv
+    ):
+        print(
+            f"mvrec {command}: needs a recipe, for example --config recipes/quickstart.yaml"
+            + ("" if command == "fit" else " (or the config.yaml of a run) and --ckpt_path, a checkpoint of that run"),
+            file=sys.stderr,
+        )
+        return 2
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*deprecating ShardedTensor.*")
@@ -244,5 +253,5 @@ def _what_is_ranked(evaluation: Any, filter_seen: Sequence[str]) -> str:
 
 
 @rank_zero_only
-def _print_last(run_dir: Path) -> None:
-    print(f"\n{run_dir}")
+def _print_last(path: Path) -> None:
+    print(f"\n{path}")

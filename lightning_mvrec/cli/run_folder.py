@@ -20,8 +20,7 @@ def choose_run_dir(run_dir: str | None, config_paths: list[str]) -> Path:
     shared = os.environ.get(_SHARED)
     if shared is not None and os.environ.get("LOCAL_RANK", "0") != "0":
         return Path(shared)
-    recipe = Path(config_paths[0]) if config_paths else Path("run")
-    name = f"{recipe.parent.name}-{recipe.stem}" if recipe.parent.name not in ("", ".", "recipes") else recipe.stem
+    name = _recipe_name(Path(config_paths[0])) if config_paths else "run"
     base = Path("runs") / name / datetime.now().strftime("%Y%m%d-%H%M%S")
     chosen, number = base, 1
     while chosen.exists():
@@ -29,6 +28,21 @@ def choose_run_dir(run_dir: str | None, config_paths: list[str]) -> Path:
         chosen = base.with_name(f"{base.name}-{number}")
     os.environ[_SHARED] = str(chosen)
     return chosen
+
+
+def _recipe_name(path: Path) -> str:
+    """Return the name of a recipe; that of a run's ``config.yaml`` is the recipe that the run was of.
+
+    Example:
+        >>> _recipe_name(Path("recipes/taobao/multi_behavior.yaml"))
+        'taobao-multi_behavior'
+        >>> _recipe_name(Path("runs/quickstart/20261124-101500/config.yaml"))
+        'quickstart'
+    """
+    folder = path.parent.name
+    if path.name == "config.yaml" and path.parent.parent.name:
+        return path.parent.parent.name
+    return f"{folder}-{path.stem}" if folder not in ("", ".", "recipes") else path.stem
 
 
 def config_paths(argv: list[str]) -> list[str]:

@@ -114,3 +114,9 @@ def test_a_checkpoint_that_is_none_is_named_and_earlier_ones_stay(place, capsys)
     assert status == 1
     assert "bad.ckpt" in error
     assert snapshot(place / "run" / "checkpoints") == good
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_a_command_without_a_recipe_says_what_it_needs(command, capsys):
+    assert main([command]) == 2
+    assert f"mvrec {command}: needs a recipe, for example --config recipes/quickstart.yaml" in capsys.readouterr().err

@@ -30,3 +30,10 @@ def test_processes_of_further_devices_share_the_first_one_s_folder(monkeypatch, 
     first.mkdir(parents=True)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_run_dir(None, ["a.yaml"]) == first
+
+
+def test_a_run_of_a_runs_configuration_has_the_name_of_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MVREC_RUN_DIR", raising=False)
+    chosen = choose_run_dir(None, ["runs/taobao-multi_behavior/20260101-000000/config.yaml"])
+    assert chosen.parent.as_posix() == "runs/taobao-multi_behavior"
