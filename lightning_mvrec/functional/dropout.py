@@ -1,7 +1,10 @@
 """Dropout that is quick on CPU, where drawing the mask costs more than the layer around it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional
 
 LEVELS = 2**16
@@ -40,8 +43,30 @@ def dropout(x: Tensor, probability: float, training: bool = True) -> Tensor:
     if dropped == LEVELS:  # a probability that rounds to 1 would leave nothing to scale
         dropped -= 1
     draw = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    keep = draw.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-    return x * keep.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+    draw = draw.view(torch.int16)[: x.numel()].view(x.shape)
+    result: Tensor = _Dropped.apply(x, draw, dropped - LEVELS // 2, LEVELS / (LEVELS - dropped))
+    return result
+
+
+class _Dropped(Function):
+    """``x * (draw >= least) * scale``, keeping the draws for the backward pass: half the memory of a mask of floats."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, draw: Tensor, least: int, scale: float) -> Tensor:
+        ctx.save_for_backward(draw)
+        ctx.least, ctx.scale = least, scale
+        return _keep(x, draw, least, scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (draw,) = ctx.saved_tensors
+        return _keep(grad, draw, ctx.least, ctx.scale), None, None, None
+
+
+def _keep(x: Tensor, draw: Tensor, least: int, scale: float) -> Tensor:
+    # Compared straight into floats: on CPU that takes less than half the time of a comparison into booleans.
+    mask = torch.ge(draw, least, out=torch.empty(draw.shape, dtype=x.dtype))
+    return (x * mask).mul_(scale)
 
 
 class Dropout(nn.Module):

@@ -29,6 +29,13 @@ def test_gradient_passes_where_the_value_passed():
     assert torch.equal(x.grad, result.detach())
 
 
+def test_two_bytes_an_element_are_kept_for_the_backward_pass():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.nbytes) or tensor, lambda x: x):
+        dropout(torch.ones(1000, requires_grad=True), 0.5)
+    assert sum(kept) == 2000
+
+
 def test_the_seed_decides():
     results = []
     for _ in range(2):
