@@ -1,6 +1,7 @@
 """The one batch that every model reads: distinct items once, and positions into them.
 
-B users, K targets a user (right-padded), V views, M distinct items, E events of one view over all users, N negatives.
+B users, K targets a user (right-padded), V views, M distinct items, E events of one view over all users, N negatives,
+W width of content vectors.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class MultiViewBatch:
         example_B: ``(B,)`` int64, each example's number in its stage, for predictions; -1 for rows that even out ranks.
         seen_row: Item-table rows to leave out of a ranking, jagged over users (evaluation only), or None.
         seen_lengths_B: ``(B,)`` int64, how many of ``seen_row`` each user owns, or None.
+        content_MW: ``(M, W)`` float32, frozen content vectors of the distinct items, where the data has them. They
+            travel with the batch, so that no model, checkpoint or rank holds the whole matrix.
     """
 
     items: KeyedJaggedTensor
@@ -72,6 +75,7 @@ class MultiViewBatch:
     example_B: Tensor | None = None
     seen_row: Tensor | None = None
     seen_lengths_B: Tensor | None = None
+    content_MW: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

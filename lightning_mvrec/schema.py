@@ -68,6 +68,7 @@ class Schema:
         user_fields: Fields of users.
         has_times: Whether events have real timestamps in seconds; if not, times number each user's events.
         label: What a target's label means: ``"implicit"`` (the event happened), ``"binary"`` or ``"numeric"``.
+        content_dim: Width ``W`` of the frozen content vectors of the items, 0 where there are none.
     """
 
     views: tuple[View, ...]
@@ -78,6 +79,7 @@ class Schema:
     user_fields: tuple[Field, ...] = ()
     has_times: bool = True
     label: Literal["implicit", "binary", "numeric"] = "implicit"
+    content_dim: int = 0
 
     def __post_init__(self) -> None:
         unknown = set(self.targets) - set(self.view_names)

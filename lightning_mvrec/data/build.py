@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_mvrec.data.build_targets import write_targets
+from lightning_mvrec.data.content import content_by_row
 from lightning_mvrec.data.events import CleanView, clean_ids, clean_view, encode_field
 from lightning_mvrec.data.histories import History, build_history
 from lightning_mvrec.data.settings import Settings, check_settings, real_times
@@ -76,8 +77,11 @@ def build(settings: Settings, root: str | None, writer: StoreWriter, bar: Any) -
         user_fields=_write_fields(writer, "user", raw.users, work.users, (), values),
         has_times=real_times(raw),
         label=settings.label.kind if settings.label else "implicit",
+        content_dim=settings.content.width if settings.content else 0,
     )
     _write_known(writer, work)
+    if settings.content:
+        writer.array("content", content_by_row(settings.content, raw, work.items))
     counts = write_targets(writer, work)
     bar.update()
     writer.schema(schema)

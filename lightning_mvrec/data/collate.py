@@ -1,6 +1,7 @@
 """Examples to :class:`MultiViewBatch`, in numpy without a loop over users.
 
-B users, K targets a user, V views, E events of one view, M distinct items, N negatives.
+B users, K targets a user, V views, E events of one view, M distinct items, N negatives,
+W width of content vectors.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Collator:
         self.filter_seen = filter_seen
         self._max_len_V = np.array([view.max_len for view in schema.views])
         self._catalogue: KeyedJaggedTensor | None = None
+        self._catalogue_content: torch.Tensor | None = None
 
     def __call__(
         self,
@@ -102,6 +104,7 @@ class Collator:
             asof_BKV=torch.from_numpy(asof_BKV),
             total_weight=total_weight,
             example_B=torch.from_numpy(number_B.astype(np.int64)),
+            content_MW=self._content_of(items),
         )
         self._add_negatives(batch, drawn, positions, target_row, mask_BK)
         self._add_seen(batch, examples, first_B, count_B, user_B)
@@ -114,6 +117,21 @@ class Collator:
         lengths = [np.ones(len(rows), dtype=np.int64)]
         _append(keys, values, lengths, "item", self.store.item_fields, rows)
         return _kjt(keys, values, lengths)
+
+    def item_content(self, rows: np.ndarray) -> torch.Tensor | None:
+        """Return ``(M, W)`` frozen content vectors of item rows, or None where the data has none."""
+        return None if self.store.content is None else torch.from_numpy(self.store.content[rows])
+
+    def item_inputs(self, rows: np.ndarray) -> tuple[KeyedJaggedTensor, torch.Tensor | None]:
+        """Return what a model makes the vectors of item rows of: their KJT and their content vectors."""
+        return self.item_features(rows), self.item_content(rows)
+
+    def _content_of(self, items: KeyedJaggedTensor) -> torch.Tensor | None:
+        if items is not self._catalogue:
+            return self.item_content(items["item_id"].values().numpy())
+        if self._catalogue_content is None:
+            self._catalogue_content = self.item_content(np.arange(self.schema.num_items))
+        return self._catalogue_content
 
     def _users(self, user_B: np.ndarray) -> KeyedJaggedTensor:
         # A user that training never saw has an untrained row: it is read as "unknown".

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningDataModule
 
 from lightning_mvrec.data.collate import Collator
+from lightning_mvrec.data.content import Content
 from lightning_mvrec.data.examples import (
     CoveringWindows,
     Examples,
@@ -43,6 +44,8 @@ class EventsDataModule(LightningDataModule):
         transforms: Normalisation of numeric event fields by ``"<field>"`` or ``"<view>.<field>"`` (standardised by
             default); ``"time"`` adds the event's time as a field.
         deduplicate: Whether events equal in user, item and time are kept once in each view.
+        content: Makes a frozen vector of each item from its texts (``TextVectors``), once, when data is prepared; a
+            model adds it to the item's vector. None: no such vectors.
         store_dir: Folder of prepared stores, reused as long as files and settings are the same.
         max_len: Most recent events that are read of a view: one number, or by name of the view.
         negatives: Sampler of negatives, ``FullCatalogue()``, or None.
@@ -77,6 +80,7 @@ class EventsDataModule(LightningDataModule):
         label: Label | None = None,
         transforms: dict[str, Transform] | None = None,
         deduplicate: bool = True,
+        content: Content | None = None,
         store_dir: str = ".mvrec",
         max_len: int | dict[str, int] = 50,
         negatives: Negatives | None = None,
@@ -106,7 +110,9 @@ class EventsDataModule(LightningDataModule):
         if filter_seen and eval_max_targets > 1:
             raise ValueError(f"eval_max_targets must be 1 with filter_seen (one ranking each), got {eval_max_targets}")
         self.root = root
-        self.settings: Settings = make_settings(source, targets, split, target_filter, label, transforms, deduplicate)
+        self.settings: Settings = make_settings(
+            source, targets, split, target_filter, label, transforms, deduplicate, content
+        )
         self.store_dir = store_dir
         self.max_len = max_len
         self.negatives = negatives
@@ -178,7 +184,7 @@ class EventsDataModule(LightningDataModule):
         return self._schema
 
     def collator(self, evaluation: bool = False) -> Collator:
-        """Return what builds batches; its ``item_features(rows)`` gives the ``items`` KJT of any item rows."""
+        """Return what builds batches; its ``item_inputs(rows)`` gives the ``items`` KJT and the content of any rows."""
         return Collator(self.store, self.schema, self.negatives, self.filter_seen if evaluation else ())
 
     def examples(self, stage: str) -> Examples:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lightning_mvrec.data.build import STEPS, build
+from lightning_mvrec.data.content import Content
 from lightning_mvrec.data.filters import TargetFilter
 from lightning_mvrec.data.fingerprint import fingerprint
 from lightning_mvrec.data.labels import Label
@@ -29,6 +30,7 @@ def prepare(
     label: Label | None = None,
     transforms: dict[str, Transform] | None = None,
     deduplicate: bool = True,
+    content: Content | None = None,
     store_dir: str | os.PathLike[str] = ".mvrec",
     progress: bool = True,
 ) -> Store:
@@ -44,13 +46,14 @@ def prepare(
         transforms: How numeric event fields are normalised, by ``"<field>"`` or ``"<view>.<field>"``; standardised by
             default. ``"time"`` (or ``"<view>.time"``) adds the event's time as a numeric field of that name.
         deduplicate: Whether events equal in user, item and time are kept once in each view.
+        content: Makes a frozen vector of each item from its texts, kept in the store; None: no such vectors.
         store_dir: Folder of the stores; each is named by source and content.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If the data or the settings are faulty; names the place. Earlier stores stay as they are.
     """
-    settings = make_settings(source, targets, split, target_filter, label, transforms, deduplicate)
+    settings = make_settings(source, targets, split, target_filter, label, transforms, deduplicate, content)
     path = store_path(settings, root, store_dir)
     if (path / MANIFEST).is_file():
         return Store(path)

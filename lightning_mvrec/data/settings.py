@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lightning_mvrec.data.content import Content
 from lightning_mvrec.data.filters import AllTargets, TargetFilter
 from lightning_mvrec.data.labels import Label
 from lightning_mvrec.data.sources.base import RawData, Source
@@ -22,6 +23,7 @@ class Settings:
     label: Label | None
     transforms: dict[str, Transform]
     deduplicate: bool
+    content: Content | None = None
 
 
 def make_settings(
@@ -32,6 +34,7 @@ def make_settings(
     label: Label | None = None,
     transforms: dict[str, Transform] | None = None,
     deduplicate: bool = True,
+    content: Content | None = None,
 ) -> Settings:
     """Return settings with the defaults filled in."""
     return Settings(
@@ -42,6 +45,7 @@ def make_settings(
         label,
         dict(transforms or {}),
         deduplicate,
+        content,
     )
 
 

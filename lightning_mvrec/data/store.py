@@ -107,7 +107,7 @@ class Store:
         Done before worker processes are forked: they share the maps, and numpy parses array headers as Python source,
         which CPython 3.11 was seen to fail at in a forked worker ("AST constructor recursion depth mismatch").
         """
-        _ = self._views, self.item_fields, self.user_fields, self.user_trained
+        _ = self._views, self.item_fields, self.user_fields, self.user_trained, self.content
         return self
 
     @property
@@ -164,6 +164,11 @@ class Store:
 
     def _jagged(self, base: str) -> tuple[np.ndarray, np.ndarray]:
         return self._array(f"{base}/values"), self._array(f"{base}/offsets")
+
+    @cached_property
+    def content(self) -> np.ndarray | None:
+        """``(num_items, W)`` float32 frozen vectors of the items, row 0 being 0; None where none were asked for."""
+        return self._array("content") if self.schema.content_dim else None
 
     @cached_property
     def popularity(self) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Vectors of items and users: the id's row plus those of the fields.
+"""Vectors of items and users: the id's row plus those of the fields, and of items what their texts say.
 
-B users, M distinct items, F fields, D embedding width.
+B users, M distinct items, F fields, W width of content vectors, D embedding width.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from lightning_mvrec.schema import Schema
 
 
 class ItemEmbedding(nn.Module):
-    """Turn the batch's distinct items into vectors: ``id + sum_f scale_f * field_f``.
+    """Turn the batch's distinct items into vectors: ``id + sum_f scale_f * field_f + linear(content)``.
 
     The scale of each field is learned and starts at 1; a multi-hot field contributes the mean of its rows. All tables
-    are looked up once.
+    are looked up once. Content vectors are frozen and come with the batch; only their linear map is learned.
 
     Args:
         schema: Sizes and fields.
@@ -28,13 +28,16 @@ class ItemEmbedding(nn.Module):
         bag_views: Views that need an item table of their own (see ``SequenceEncoder.own_table``).
         init_std: Standard deviation of a table's initial rows; None: ``1 / sqrt(D)``.
         device: Where the tables lie; ``"meta"`` leaves them to be materialised later.
+        content: Whether content vectors are added, where the schema says that the data has them.
 
     Shape:
         - items: KJT of stride ``M`` with keys ``item_id`` and ``item_<field>``; other keys have no effect.
+        - content: ``(M, W)`` float, of elements of the order of 1.
         - output: ``(M, D)`` item vectors, and ``(M, D)`` for each of ``bag_views``, by view name.
 
     Raises:
-        ValueError: If a field or view is unknown, a field is numeric, or ``embedding_dim`` is not a multiple of 4.
+        ValueError: If a field or view is unknown, a field is numeric, ``embedding_dim`` is not a multiple of 4, or the
+            content vectors are left out.
 
     Example:
         >>> from lightning_mvrec.schema import Schema, View
@@ -53,6 +56,7 @@ class ItemEmbedding(nn.Module):
         bag_views: Sequence[str] = (),
         init_std: float | None = None,
         device: torch.device | str | None = None,
+        content: bool = True,
     ) -> None:
         super().__init__()
         self.tables = item_tables(schema, embedding_dim, fields, bag_views, init_std, device)
@@ -60,11 +64,24 @@ class ItemEmbedding(nn.Module):
         self.keys = output_keys(self.tables)
         self.field_tables = list(self.keys)[1 : len(self.keys) - len(self.bag_views)]
         self.scale = _scales(len(self.field_tables))
+        self.content: nn.Linear | None = None
+        if content and schema.content_dim:
+            # No bias: an item without any text is its id and fields alone.
+            self.content = nn.Linear(schema.content_dim, embedding_dim, bias=False)
+            std = embedding_dim**-0.5 if init_std is None else init_std
+            # Content has elements of the order of 1: this makes its part as long as a row of a table.
+            nn.init.normal_(self.content.weight, std=std / schema.content_dim**0.5)
 
-    def forward(self, items: KeyedJaggedTensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, items: KeyedJaggedTensor, content_MW: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return item vectors, and by view name the rows of its own table."""
         vectors = look_up(self.tables, items, self.keys)
         item_MD = _add_fields(vectors["item_id"], vectors, self.field_tables, self.scale)
+        if self.content is not None:
+            if content_MW is None:
+                raise ValueError(
+                    "content_MW must hold the content vectors of the items, as the model adds them, got None"
+                )
+            item_MD = item_MD + self.content(content_MW)
         return item_MD, {view: vectors[f"bag_{view}"] for view in self.bag_views}
 
 

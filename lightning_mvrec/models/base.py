@@ -1,6 +1,7 @@
 """What every model of the package promises to the training module.
 
-B users, K targets a user, R rows (one (user, target) pair of weight above 0 each), M distinct items, V views, D width.
+B users, K targets a user, R rows (one (user, target) pair of weight above 0 each), M distinct items, V views, D width,
+W width of content vectors.
 """
 
 from __future__ import annotations
@@ -55,9 +56,14 @@ class Recommender(nn.Module):
         """Return user states, item vectors and the targets' scores."""
         raise TypeError(f"{type(self).__name__} must define forward(batch)")
 
-    def item_vectors(self, items: KeyedJaggedTensor) -> Tensor:
-        """Return ``(M, D)`` vectors of the items in a KJT such as ``MultiViewBatch.items``."""
-        raise TypeError(f"{type(self).__name__} must define item_vectors(items)")
+    def item_vectors(self, items: KeyedJaggedTensor, content_MW: Tensor | None = None) -> Tensor:
+        """Return ``(M, D)`` vectors of the items in a KJT such as ``MultiViewBatch.items``.
+
+        Args:
+            items: KJT of stride ``M``.
+            content_MW: Their content vectors, such as ``MultiViewBatch.content_MW``, where the data has them.
+        """
+        raise TypeError(f"{type(self).__name__} must define item_vectors(items, content_MW)")
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """Score vectors ``(..., D)`` against vectors ``(..., D)``, broadcasting: ``(...)``."""

@@ -43,6 +43,10 @@ class MultiViewRecommender(Recommender):
         dropout: Probability of dropping an element of an event's vector, in ``[0, 1)``.
         scorer: Builds the score from the width; the dot product by default.
         item_fields: Item fields that are added to an item's vector; all by default, ``[]`` for none.
+        content: Whether the frozen content vectors of items (``EventsDataModule(content=...)``) are added to their
+            vectors through a linear map, where the data has them.
+        normalize: Whether user states and item vectors are brought to length 1, so that scores are cosines; with a
+            ``temperature`` well below 1.
         temperature: What user states, and so dot products, are divided by; above 0. Unlike a loss's own temperature it
             also counts where scores are compared with the logits of ``repeat``.
         repeat: Builds, from the width and the names of the behaviours, the term for items that come back; None: no such
@@ -72,6 +76,8 @@ class MultiViewRecommender(Recommender):
         item_fields: list[str] | None = None,
         temperature: float = 1.0,
         repeat: Callable[[int, list[str]], RepeatTerm] | None = None,
+        content: bool = True,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         if embedding_dim < 4 or embedding_dim % 4:
@@ -84,7 +90,7 @@ class MultiViewRecommender(Recommender):
         behaviours = [name for name in self.view_names if name != USER_VIEW]
         self.encoders = nn.ModuleDict({_key(name): encoders[name](embedding_dim) for name in behaviours})
         bags = [name for name in behaviours if self.encoders[_key(name)].own_table]
-        self.items = ItemEmbedding(schema, embedding_dim, fields=item_fields, bag_views=bags)
+        self.items = ItemEmbedding(schema, embedding_dim, fields=item_fields, bag_views=bags, content=content)
         self.users = UserEmbedding(schema, embedding_dim) if USER_VIEW in self.view_names else None
         self.events = nn.ModuleDict(
             {
@@ -101,11 +107,12 @@ class MultiViewRecommender(Recommender):
             raise ValueError("repeat needs a dot-product score, got a scorer or a fusion that looks at the candidate")
         self.repeat = repeat(embedding_dim, behaviours) if repeat is not None and behaviours else None
         self.temperature = temperature
+        self.normalize = normalize
         self.view_index = {name: schema.view_names.index(name) for name in behaviours}
 
     def forward(self, batch: MultiViewBatch) -> ModelOutput:
         """Return user states, item vectors, the targets' scores and the view weights."""
-        item_MD, bag_MD = self.items(batch.items)
+        item_MD, bag_MD = self._items(batch.items, batch.content_MW)
         user_R, step_R = target_rows(batch)
         states = {}
         for name in self.view_names:
@@ -123,18 +130,24 @@ class MultiViewRecommender(Recommender):
         candidates_RCD = target_RD[:, None] if self.fusion.target_aware else None
         fused, weights_RV = self.fusion(ViewStates(states, user_R), candidates_RCD)
         user_RD = fused[:, 0] if self.fusion.target_aware else fused
+        if self.normalize:
+            user_RD = functional.normalize(user_RD, dim=-1)
         if self.temperature != 1:
             user_RD = user_RD / self.temperature
         repeats = None if self.repeat is None else self._repeats(batch, user_RD, item_MD, user_R, step_R)
         return ModelOutput(user_RD, item_MD, user_R, step_R, self.scorer(user_RD, target_RD), weights_RV, repeats)
 
-    def item_vectors(self, items: KeyedJaggedTensor) -> Tensor:
+    def item_vectors(self, items: KeyedJaggedTensor, content_MW: Tensor | None = None) -> Tensor:
         """Return ``(M, D)`` vectors of the items in a KJT such as ``MultiViewBatch.items``."""
-        return self.items(items)[0]
+        return self._items(items, content_MW)[0]
 
     def score(self, user: Tensor, item: Tensor) -> Tensor:
         """Score vectors ``(..., D)`` against vectors ``(..., D)``: ``(...)``."""
         return self.scorer(user, item)
+
+    def _items(self, items: KeyedJaggedTensor, content_MW: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        item_MD, bag_MD = self.items(items, content_MW)
+        return functional.normalize(item_MD, dim=-1) if self.normalize else item_MD, bag_MD
 
     def _view_state(
         self, name: str, batch: MultiViewBatch, item_MD: Tensor, user_R: Tensor, step_R: Tensor

@@ -71,8 +71,8 @@ class MultiViewRepresentation(Recommender):
         score_R = self.score(user_RD, item_MD[batch.target_BK[user_R, step_R]])
         return ModelOutput(user_RD, item_MD, user_R, step_R, score_R)
 
-    def item_vectors(self, items: KeyedJaggedTensor) -> Tensor:
-        """Return ``(M, 2 D)``: each item's own vector and that of its tags."""
+    def item_vectors(self, items: KeyedJaggedTensor, content_MW: Tensor | None = None) -> Tensor:
+        """Return ``(M, 2 D)``: each item's own vector and that of its tags; content vectors are not read."""
         vectors = look_up(self.items, items, self.item_keys)
         return torch.cat([vectors["item_id"], vectors[self.tag_table]], dim=-1)
 

@@ -27,8 +27,8 @@ from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.schema import Schema
 from lightning_mvrec.training.gather import gather_rows, sum_over_ranks, world
 
-Catalogue = Callable[[np.ndarray], KeyedJaggedTensor]
-"""Item-table rows ``(M,)``, strictly increasing, to the KJT that a model looks them up with."""
+Catalogue = Callable[[np.ndarray], tuple[KeyedJaggedTensor, Tensor | None]]
+"""Item-table rows ``(M,)``, strictly increasing, to what a model makes their vectors of: KJT and content vectors."""
 
 
 class Evaluation(nn.Module):
@@ -173,7 +173,9 @@ class RankingEvaluation(Evaluation):
             for offset in range(0, per_rank, self.chunk):
                 rows = np.arange(first + offset, min(first + offset + self.chunk, last))
                 wanted = rows if len(rows) else np.zeros(1, dtype=np.int64)
-                parts.append(model.item_vectors(catalogue(wanted).to(device))[: len(rows)])
+                items, content_MW = catalogue(wanted)
+                content_MW = None if content_MW is None else content_MW.to(device)
+                parts.append(model.item_vectors(items.to(device), content_MW)[: len(rows)])
         self._item_ID, self._first = torch.cat(parts), first
         if self.coverage and self._covered is None:
             self._covered = Coverage(schema.num_items, max(self.k)).to(device)

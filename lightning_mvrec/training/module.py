@@ -179,7 +179,7 @@ class MultiViewModule(L.LightningModule):
     def _start(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
         features = (
-            datamodule.collator().item_features if datamodule is not None and hasattr(datamodule, "collator") else None
+            datamodule.collator().item_inputs if datamodule is not None and hasattr(datamodule, "collator") else None
         )
         self.evaluations[stage].start(self.model, self.schema, features, self.device)  # type: ignore[operator]
 

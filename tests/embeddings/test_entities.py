@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,3 +76,24 @@ def test_other_features_of_the_batch_have_no_effect():
     module = ItemEmbedding(SCHEMA, 4, fields=["brand"])
     few = kjt(item_id=[[i] for i in ITEMS], item_brand=[[b] for b in BRANDS])
     torch.testing.assert_close(module(items())[0], module(few)[0])
+
+
+def test_content_adds_a_linear_map_of_each_items_own_vector():
+    schema = replace(SCHEMA, content_dim=3)
+    content_MW = torch.randn(len(ITEMS), 3)
+    module, plain = ItemEmbedding(schema, 4), ItemEmbedding(schema, 4, content=False)
+    plain.load_state_dict({key: module.state_dict()[key] for key in plain.state_dict()})
+    item_MD = module(items(), content_MW)[0]
+    for index in range(len(ITEMS)):
+        added = [sum(w * c for w, c in zip(row, content_MW[index], strict=True)) for row in module.content.weight]
+        torch.testing.assert_close(item_MD[index], plain(items())[0][index] + torch.stack(added))
+    item_MD.square().sum().backward()
+    assert module.content.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="content_MW must hold the content vectors"):
+        module(items())
+
+
+def test_content_vectors_are_part_of_no_state():
+    module = ItemEmbedding(replace(SCHEMA, content_dim=3), 4)
+    assert set(module.state_dict()) - set(ItemEmbedding(SCHEMA, 4).state_dict()) == {"content.weight"}
+    assert ItemEmbedding(SCHEMA, 4).content is None

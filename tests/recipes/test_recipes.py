@@ -34,6 +34,8 @@ def run(command: str, recipe: Path, data: Path, *words: str) -> None:
 def test_all_recipes_are_found():
     names = [str(path.relative_to(FOLDER)) for path in RECIPES]
     assert names == [
+        "amazon-beauty/multi_view.yaml",
+        "amazon-beauty/sasrec.yaml",
         "movielens-100k/click.yaml",
         "movielens-100k/reference.yaml",
         "movielens-1m/sasrec.yaml",

@@ -34,7 +34,7 @@ def part(rows):
 
 
 def catalogue(rows):
-    return item_kjt(rows.tolist())
+    return item_kjt(rows.tolist()), None
 
 
 def measure(parts, evaluation=None, repeat=None):
