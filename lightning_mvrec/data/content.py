@@ -33,8 +33,8 @@ class Content:
 class TextVectors(Content):
     """TF-IDF of the words and pairs of words of item texts, reduced by a truncated SVD.
 
-    Rows have length ``sqrt(width)``, so that elements are of the order of 1; an item without a known word is 0. Where
-    there are fewer words than ``width``, the last columns are 0. Needs scikit-learn: the extra ``text``.
+    Rows have length 1; an item without a known word is 0. Where there are fewer words than ``width``, the last columns
+    are 0. Needs scikit-learn: the extra ``text``.
 
     Args:
         columns: Columns of the item file that are read: texts, or lists of names (categories), each name read as text.
@@ -51,7 +51,7 @@ class TextVectors(Content):
         >>> items = pd.DataFrame({"item": [4, 7, 9], "title": ["red lip stick", "red lip gloss", None]})
         >>> vector_MW = TextVectors(["title"], width=2, min_items=1).vectors(items)
         >>> vector_MW.shape, vector_MW[2].tolist(), round(float((vector_MW[0] ** 2).sum()), 3)
-        ((3, 2), [0.0, 0.0], 2.0)
+        ((3, 2), [0.0, 0.0], 1.0)
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class TextVectors(Content):
         )
         length_M1 = np.linalg.norm(vector_MW, axis=1, keepdims=True)
         known_M1 = length_M1 > 1e-9
-        return (vector_MW * known_M1 / np.where(known_M1, length_M1, 1) * self.width**0.5).astype(np.float32)
+        return (vector_MW * known_M1 / np.where(known_M1, length_M1, 1)).astype(np.float32)
 
 
 def content_by_row(content: Content, raw: RawData, rows: Vocabulary) -> np.ndarray:

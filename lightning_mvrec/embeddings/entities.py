@@ -32,7 +32,7 @@ class ItemEmbedding(nn.Module):
 
     Shape:
         - items: KJT of stride ``M`` with keys ``item_id`` and ``item_<field>``; other keys have no effect.
-        - content: ``(M, W)`` float, of elements of the order of 1.
+        - content: ``(M, W)`` float, of length about 1: the map of longer ones would learn faster than the id rows.
         - output: ``(M, D)`` item vectors, and ``(M, D)`` for each of ``bag_views``, by view name.
 
     Raises:
@@ -69,8 +69,8 @@ class ItemEmbedding(nn.Module):
             # No bias: an item without any text is its id and fields alone.
             self.content = nn.Linear(schema.content_dim, embedding_dim, bias=False)
             std = embedding_dim**-0.5 if init_std is None else init_std
-            # Content has elements of the order of 1: this makes its part as long as a row of a table.
-            nn.init.normal_(self.content.weight, std=std / schema.content_dim**0.5)
+            # For content of length 1 this part starts as long as a row of a table.
+            nn.init.normal_(self.content.weight, std=std)
 
     def forward(self, items: KeyedJaggedTensor, content_MW: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return item vectors, and by view name the rows of its own table."""

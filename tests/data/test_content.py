@@ -53,13 +53,13 @@ def test_events_have_no_part_in_the_vectors(tmp_path):
     np.testing.assert_array_equal(one.content, two.content)
 
 
-def test_items_of_similar_words_lie_closer_and_every_known_length_is_the_root_of_the_width():
+def test_items_of_similar_words_lie_closer_and_every_known_length_is_1():
     vector_MW = text().vectors(ITEMS)
-    cosine_MM = vector_MW @ vector_MW.T / 3
+    cosine_MM = vector_MW @ vector_MW.T
     assert cosine_MM[0, 1] > cosine_MM[0, 2] + 0.3  # lip stick and gloss, nail polish
     assert cosine_MM[2, 3] > cosine_MM[3, 1]
     known = [title is not None for title in TITLES]
-    np.testing.assert_allclose(np.linalg.norm(vector_MW, axis=1), np.where(known, 3**0.5, 0), rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vector_MW, axis=1), np.where(known, 1, 0), rtol=1e-5)
 
 
 def test_lists_of_names_are_read_as_text():
@@ -76,7 +76,7 @@ def test_fewer_words_than_the_width_leave_columns_of_0():
     assert vector_MW[:, :2].any()
     assert not vector_MW[:, 2:].any()
     one = text(width=8).vectors(pd.DataFrame({"item": [1, 2], "title": ["red", None]}))
-    np.testing.assert_allclose(one, [[8**0.5] + [0] * 7, [0] * 8], rtol=1e-6)
+    np.testing.assert_allclose(one, [[1] + [0] * 7, [0] * 8], rtol=1e-6)
 
 
 def test_the_store_follows_the_settings_of_the_vectors(tmp_path):
