@@ -28,6 +28,7 @@ from lightning_mvrec.data.sources.base import Source
 from lightning_mvrec.data.split import Split
 from lightning_mvrec.data.store import Store
 from lightning_mvrec.data.transforms import Transform
+from lightning_mvrec.data.usage import measure_usage
 from lightning_mvrec.schema import Schema
 
 
@@ -130,6 +131,7 @@ class EventsDataModule(LightningDataModule):
         self.seed = seed
         self._store: Store | None = None
         self._schema: Schema | None = None
+        self._usage: dict[str, tuple[float, float]] | None = None
 
     def prepare_data(self) -> None:
         """Prepare the store, or find the one that the same files and settings gave before; prints which."""
@@ -227,6 +229,22 @@ class EventsDataModule(LightningDataModule):
         if self.trainer is not None:
             return self.trainer.global_rank, self.trainer.world_size
         return 0, 1
+
+    def pooling_factors(self) -> dict[str, float]:
+        """Return the mean number of ids in a bag, by feature, in this rank's first training batches.
+
+        With :meth:`bags_per_step`, it is asked by a strategy that plans where tables lie.
+        """
+        return {name: pooling for name, (_, pooling) in self._measured().items()}
+
+    def bags_per_step(self) -> dict[str, float]:
+        """Return the mean number of bags that a step of this rank looks up, by feature, in its first batches."""
+        return {name: bags for name, (bags, _) in self._measured().items()}
+
+    def _measured(self) -> dict[str, tuple[float, float]]:
+        if self._usage is None:
+            self._usage = measure_usage(self.loader("train").dataset)
+        return self._usage
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled anew each epoch."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_mvrec.strategies.registry import register
 
 if TYPE_CHECKING:
+    from lightning_mvrec.strategies.constraints import Planner as Planner
+    from lightning_mvrec.strategies.constraints import TableConstraint as TableConstraint
     from lightning_mvrec.strategies.optimizers import SGD as SGD
     from lightning_mvrec.strategies.optimizers import Adagrad as Adagrad
     from lightning_mvrec.strategies.optimizers import Adam as Adam
@@ -26,7 +28,9 @@ _MODULES = {
     "Adagrad": "optimizers",
     "Adam": "optimizers",
     "PlanReport": "report",
+    "Planner": "constraints",
     "RowWiseAdagrad": "optimizers",
+    "TableConstraint": "constraints",
     "TableOptimizer": "optimizers",
     "TorchRecStrategy": "torchrec",
     "plain_module": "plain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +15,15 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
-from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.distributed.planner.types import KernelConfig, PlannerError, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingPlan, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from lightning_mvrec.strategies.constraints import HOST_KERNELS, Planner, Usage
+from lightning_mvrec.strategies.footprint import state_bytes, weight_bytes
 from lightning_mvrec.strategies.optimizers import RowWiseAdagrad
 from lightning_mvrec.strategies.tables import Table
+from lightning_mvrec.strategies.unfit import explain
 
 #: What the planner may choose among: sharded either way a table trains the same.
 DEFAULT_SHARDING = (ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value)
@@ -37,14 +41,15 @@ COLUMN_SHARDING = (
     ShardingType.TABLE_COLUMN_WISE.value,
     ShardingType.GRID_SHARD.value,
 )
-_CUDA_KERNELS = [EmbeddingComputeKernel.FUSED_UVM.value, EmbeddingComputeKernel.FUSED_UVM_CACHING.value]
+#: Of a device's memory, what the rest of the model, its gradients and the activations need beside the tables.
+_RESERVED = 0.25
 
 
 class _FusedOnly:
     """The fused kernels; the stock sharder also offers virtual and key-value tables, which need more than a plan."""
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        return [EmbeddingComputeKernel.FUSED.value, *(_CUDA_KERNELS if compute_device_type == "cuda" else [])]
+        return [EmbeddingComputeKernel.FUSED.value, *(HOST_KERNELS if compute_device_type == "cuda" else [])]
 
 
 class BagSharder(_FusedOnly, EmbeddingBagCollectionSharder):
@@ -74,6 +79,8 @@ def make_plan(
     sharding: str | Mapping[str, str],
     device: torch.device,
     ranks_per_node: int,
+    planner: Planner | None = None,
+    usage: Mapping[str, Usage] | None = None,
 ) -> ShardingPlan:
     """Plan the sharded collections together on rank 0 and tell every rank; keys of the plan are their paths.
 
@@ -84,11 +91,18 @@ def make_plan(
             planner likes. With one kind for all, a table with too few rows for it is table-wise.
         device: This rank's device.
         ranks_per_node: Processes on one machine.
+        planner: Further wishes, and memory.
+        usage: How often features are looked up; TorchRec's guesses for those not named.
 
     Raises:
         ValueError: If ``sharding`` names no sharded table, a kind that the table's collection does not have, or
-            column-wise sharding of a table with row-wise Adagrad, or leaves a rank without rows of a table.
+            column-wise sharding of a table with row-wise Adagrad, or leaves a rank without rows of a table; on every
+            rank, if no plan fits into memory.
     """
+    planner = planner or Planner()
+    if not isinstance(sharding, str):
+        wished = {name: wish.sharding for name, wish in planner.constraints.items() if wish.sharding is not None}
+        sharding = {**sharding, **wished}
     kinds = _allowed_kinds(collections, [table for table in tables if not table.replicated], sharding, ranks_per_node)
     if not collections:
         return ShardingPlan({})
@@ -96,21 +110,73 @@ def make_plan(
     container = nn.Module()
     for path, collection in collections.items():
         container.add_module(path.replace(".", "/"), collection)
-    hbm = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    planner = EmbeddingShardingPlanner(
+    hbm, ddr = planner.memory(device, ranks_per_node)
+    replicated = sum(_all_bytes(table) for table in tables if table.replicated)
+    sharded = {table.name: table for table in tables if not table.replicated}
+    search = EmbeddingShardingPlanner(
         topology=TopologyFactory.create_topology(
-            TrainerConfig(world_size=dist.get_world_size(), local_world_size=ranks_per_node, hbm_cap_bytes=hbm),
+            TrainerConfig(
+                world_size=dist.get_world_size(),
+                local_world_size=ranks_per_node,
+                hbm_cap_bytes=max(hbm - replicated, 1) if hbm else None,
+                ddr_cap_bytes=ddr if hbm else max(ddr - replicated, 1),
+            ),
             kernel_config=KernelConfig(compute_device=device.type),
         ),
-        # The rest of the model, its gradients and the activations need room beside the tables.
-        storage_reservation=FixedPercentageStorageReservation(0.25),
-        constraints={name: ParameterConstraints(sharding_types=allowed) for name, allowed in kinds.items()},
+        storage_reservation=FixedPercentageStorageReservation(_RESERVED),
+        constraints={
+            name: _torchrec_constraint(sharded[name], allowed, planner, usage or {}) for name, allowed in kinds.items()
+        },
         debug=False,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plan = planner.collective_plan(container, sharders(), dist.group.WORLD)
+    found: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        logging.disable(logging.ERROR)  # the planner prints pages about a plan that it does not find
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found[0] = search.plan(container, sharders())
+        except PlannerError:
+            memory = "device memory (Planner(device_memory_gb=...), three quarters of it)"
+            found[1] = explain(
+                list(sharded.values()),
+                kinds,
+                capacity=int(hbm * (1 - _RESERVED)) if hbm else ddr,
+                ranks=dist.get_world_size(),
+                memory=memory if hbm else "host memory (Planner(host_memory_gb=...))",
+                on_cuda=device.type == "cuda",
+                reserved=replicated,
+            )
+        finally:
+            logging.disable(logging.NOTSET)
+    dist.broadcast_object_list(found, src=0, device=device)  # a rank that raised alone would leave the others waiting
+    plan, fault = found
+    if fault is not None:
+        raise ValueError(fault)
     return ShardingPlan({path: plan.plan[path.replace(".", "/")] for path in collections})
+
+
+def _torchrec_constraint(
+    table: Table, kinds: list[str], planner: Planner, usage: Mapping[str, Usage]
+) -> ParameterConstraints:
+    wish = planner.constraints.get(table.name)
+    made = ParameterConstraints(sharding_types=kinds)
+    if wish is not None and wish.kernel is not None:
+        made.compute_kernels = [wish.kernel]
+    if wish is not None and wish.cache is not None:
+        made.cache_params = CacheParams(load_factor=wish.cache)
+    features = table.config.feature_names
+    if all(name in usage for name in features):
+        made.pooling_factors = [usage[name].pooling for name in features]
+        made.batch_sizes = [max(1, round(usage[name].bags)) for name in features]
+        made.num_poolings = [1.0] * len(features)
+    return made
+
+
+def _all_bytes(table: Table) -> int:
+    rows, dim = table.config.num_embeddings, table.config.embedding_dim
+    gradient = 0 if table.frozen else rows * dim * 4
+    return weight_bytes(table, rows, dim) + state_bytes(table, rows, dim) + gradient
 
 
 def _allowed_kinds(

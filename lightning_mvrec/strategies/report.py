@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torchrec.distributed.types import ShardingPlan
-from torchrec.modules.embedding_configs import DataType
 
+from lightning_mvrec.strategies.constraints import Usage
+from lightning_mvrec.strategies.footprint import sent_bytes, state_bytes, weight_bytes
 from lightning_mvrec.strategies.tables import Table
 
 
 @dataclass
 class TableReport:
-    """One table of a plan; ``rows`` and ``bytes`` on a rank count its weights there, ``bytes`` also their state."""
+    """One table of a plan; ``rows`` and ``bytes`` on a rank count its weights there, ``bytes`` also their state.
+
+    ``sent_on_rank`` is about what each rank sends to others in a step; None where nobody knows how often the table is
+    looked up.
+    """
 
     table: str
     collection: str
@@ -28,6 +33,10 @@ class TableReport:
     optimizer: str
     rows_on_rank: list[int]
     bytes_on_rank: list[int]
+    dtype: str = "fp32"
+    weight_bytes_on_rank: list[int] = field(default_factory=list)
+    state_bytes_on_rank: list[int] = field(default_factory=list)
+    sent_on_rank: list[int] | None = None
 
 
 @dataclass
@@ -70,7 +79,35 @@ class PlanReport:
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         ]
         ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
-        return "\n".join([f"Embedding tables on {ranks} ({self.device}):", *text])
+        return "\n".join([f"Embedding tables on {ranks} ({self.device}):", *text, *self.sentences()])
+
+    def sentences(self) -> list[str]:
+        """Return what each rank holds and sends, in words; of more than four ranks, the range."""
+        if not self.tables or not all(table.weight_bytes_on_rank for table in self.tables):
+            return []
+        rows = _sum(table.rows_on_rank for table in self.tables)
+        weights = _sum(table.weight_bytes_on_rank for table in self.tables)
+        states = _sum(table.state_bytes_on_rank for table in self.tables)
+        known = [table.sent_on_rank for table in self.tables if table.sent_on_rank is not None]
+        sent = _sum(known) if known else None
+        unknown = [table.table for table in self.tables if table.sent_on_rank is None]
+        lines = []
+        if self.world_size <= 4:
+            for rank in range(self.world_size):
+                line = f"Rank {rank} holds {rows[rank]} rows: {_memory(weights[rank])} of weights and "
+                line += f"{_memory(states[rank])} of optimizer state"
+                if sent is not None and self.world_size > 1:
+                    line += f"; it sends about {_memory(sent[rank])} a step"
+                lines.append(line + ".")
+        else:
+            line = f"A rank holds {_per_rank(rows)} rows: {_per_rank(weights, _memory)} of weights and "
+            line += f"{_per_rank(states, _memory)} of optimizer state"
+            if sent is not None:
+                line += f"; it sends about {_per_rank(sent, _memory)} a step"
+            lines.append(line + ".")
+        if unknown and self.world_size > 1:
+            lines.append(f"What is sent for {unknown} is not known: the data module has no pooling_factors().")
+        return lines
 
 
 def _per_rank(values: Sequence[int], text: Callable[[int], str] = str) -> str:
@@ -87,8 +124,26 @@ def _memory(count: float) -> str:
     return f"{count:.4g} GB"
 
 
-def report(tables: Sequence[Table], plan: ShardingPlan, device: torch.device) -> PlanReport:
-    """Describe where every table lies."""
+def _sum(columns: Iterable[Sequence[int]]) -> list[int]:
+    return [sum(values) for values in zip(*columns, strict=True)]
+
+
+def report(
+    tables: Sequence[Table],
+    plan: ShardingPlan,
+    device: torch.device,
+    usage: Mapping[str, Usage] | None = None,
+    vector_bytes: tuple[int, int] = (4, 4),
+) -> PlanReport:
+    """Describe where every table lies.
+
+    Args:
+        tables: All tables.
+        plan: Where the sharded ones lie.
+        device: This rank's device.
+        usage: How often features are looked up.
+        vector_bytes: Bytes of a number of a vector that ranks exchange, on the way forth and of its gradient back.
+    """
     world_size = dist.get_world_size()
     lines = []
     for table in tables:
@@ -102,6 +157,8 @@ def report(tables: Sequence[Table], plan: ShardingPlan, device: torch.device) ->
             held = [[] for _ in range(world_size)]
             for shard in parameter.sharding_spec.shards:
                 held[shard.placement.rank()].append(tuple(shard.shard_sizes))
+        weights = [sum(weight_bytes(table, *size) for size in sizes) for sizes in held]
+        states = [sum(state_bytes(table, *size) for size in sizes) for sizes in held]
         lines.append(
             TableReport(
                 table=table.name,
@@ -112,16 +169,14 @@ def report(tables: Sequence[Table], plan: ShardingPlan, device: torch.device) ->
                 kernel=kernel,
                 optimizer=_optimizer_text(table),
                 rows_on_rank=[max((size[0] for size in sizes), default=0) for sizes in held],
-                bytes_on_rank=[sum(_bytes(table, *size) for size in sizes) for sizes in held],
+                bytes_on_rank=[weight + state for weight, state in zip(weights, states, strict=True)],
+                dtype=table.config.data_type.value.lower(),
+                weight_bytes_on_rank=weights,
+                state_bytes_on_rank=states,
+                sent_on_rank=sent_bytes(table, held, usage or {}, vector_bytes),
             )
         )
     return PlanReport(world_size, device.type, lines)
-
-
-def _bytes(table: Table, rows: int, columns: int) -> int:
-    weight = rows * columns * (4 if table.config.data_type == DataType.FP32 else 2)
-    states = table.optimizer.states.values() if table.optimizer else ()
-    return weight + sum(rows * (columns if dimensions == 2 else 1) * 4 for dimensions in states)
 
 
 def _optimizer_text(table: Table) -> str:

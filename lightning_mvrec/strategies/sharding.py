@@ -16,6 +16,7 @@ from torchrec.modules.utils import reset_module_states_post_sharding
 
 from lightning_mvrec.strategies.assign import assign_tables
 from lightning_mvrec.strategies.collected import CollectedLookups
+from lightning_mvrec.strategies.constraints import Planner, Usage, apply_dtypes, check_constraints
 from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_table
 from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
@@ -138,17 +139,20 @@ def shard_tables(
     replicate_below: int = 0,
     check_ids: bool = True,
     check: Callable[[list[str]], None] = lambda names: None,
+    planner: Planner | None = None,
+    usage: Callable[[], Mapping[str, Usage]] = dict,
 ) -> ShardedTables:
     """Shard every collection of ``module`` that is not to be replicated. A second call returns the first one's result.
 
     ``check`` is called with the names of the tables to be sharded, before anything is changed; it raises to refuse.
+    ``usage`` is called where there is something to plan, and says how often features are looked up.
 
     Raises:
         ValueError: If the module was sharded with other settings, and for all that :mod:`assign` and :mod:`planning`
             refuse.
     """
-    sharding = sharding or {}
-    settings = (table_optimizer, sharding, replicate, replicate_below)
+    sharding, planner = sharding or {}, planner or Planner()
+    settings = (table_optimizer, sharding, replicate, replicate_below, planner)
     if (known := _known.get(module)) is not None:
         _refuse_other_settings(known, settings)
         check([table.name for table in known.sharded])
@@ -156,10 +160,13 @@ def shard_tables(
     collections = find_collections(module)
     tables = assign_tables(module, collections, table_optimizer, replicate, replicate_below, device.type)
     check([table.name for table in tables if not table.replicated])
+    check_constraints(planner, tables, sharding, device)
+    apply_dtypes(planner, tables, collections)
+    used = usage() if dist.get_world_size() > 1 else {}
     plain = {table.path for table in tables if table.replicated}
     to_shard = {path: collection for path, collection in collections.items() if path not in plain}
     with _noted_optimizers(tables, collections):
-        plan = make_plan(to_shard, tables, sharding, device, ranks_per_node)
+        plan = make_plan(to_shard, tables, sharding, device, ranks_per_node, planner, used)
         modules = _shard_collections(module, collections, to_shard, plan, device)
     seed = common_seed(device)
     for path, collection in collections.items():
@@ -172,7 +179,7 @@ def shard_tables(
         if any(name.startswith(f"{path}.") for path in to_shard)
     ]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
-    made = ShardedTables(tables, modules, {}, report(tables, plan, device), device, ignored, settings)
+    made = ShardedTables(tables, modules, {}, report(tables, plan, device, used), device, ignored, settings)
     for path in collections:
         mine = [table for table in tables if table.path == path]
         kinds = {line.sharding for line in made.report.tables if line.collection == path}
@@ -250,7 +257,7 @@ def _torch_class(optimizer: TableOptimizer) -> type[torch.optim.Optimizer]:
 def _refuse_other_settings(known: ShardedTables, settings: tuple[object, ...]) -> None:
     if known.settings != settings:
         raise ValueError(
-            "this module's tables are sharded already, with (table_optimizer, sharding, replicate, replicate_below) = "
-            f"{known.settings}; a strategy with {settings} cannot take it over. Make a new module, or take "
+            "this module's tables are sharded already, with (table_optimizer, sharding, replicate, replicate_below, "
+            f"planner) = {known.settings}; a strategy with {settings} cannot take it over. Make a new module, or take "
             "plain_module(trainer) and train that"
         )

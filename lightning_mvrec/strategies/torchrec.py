@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_mvrec.strategies import checkpoint as files
+from lightning_mvrec.strategies.constraints import Planner, measured_usage
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.loaders import even_out
@@ -45,6 +46,7 @@ class TorchRecStrategy(OverlappedStrategy):
             ``configure_table_optimizers()``, or what ``apply_optimizer_in_backward`` has said.
         sharding: ``"row_wise"``, ``"table_wise"``, ``"column_wise"``, ... for all sharded tables, or by table name;
             others as TorchRec's planner likes.
+        planner: Further wishes by table (kernel, type of weights, cache), and how much memory there is.
         replicate: Collections (their paths in the module) or tables to keep whole on every rank, or ``"all"``.
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
@@ -79,6 +81,7 @@ class TorchRecStrategy(OverlappedStrategy):
         self,
         table_optimizer: TableOptimizer | dict[str, TableOptimizer] | None = None,
         sharding: str | dict[str, str] | None = None,
+        planner: Planner | None = None,
         replicate: str | Sequence[str] = (),
         replicate_below: int = 0,
         schedule_tables: bool = True,
@@ -114,6 +117,7 @@ class TorchRecStrategy(OverlappedStrategy):
         )
         self._table_optimizer = table_optimizer
         self._sharding = sharding if isinstance(sharding, str) else dict(sharding or {})
+        self._planner = planner
         self._replicate = replicate
         self._replicate_below = replicate_below
         self._schedule_tables = schedule_tables
@@ -199,6 +203,8 @@ class TorchRecStrategy(OverlappedStrategy):
             replicate=self._replicate,
             replicate_below=self._replicate_below,
             check_ids=self._check_ids,
+            planner=self._planner,
+            usage=lambda: measured_usage(trainer),
             check=lambda names: check_trainer(trainer, names, self._clip_dense_only),
         )
         if self._tables.announced:

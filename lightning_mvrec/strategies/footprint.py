@@ -1,0 +1,94 @@
+"""Bytes of tables: weights, optimizer state, and what ranks send each other in a step.
+
+W ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchrec.modules.embedding_configs import DataType
+
+from lightning_mvrec.strategies.constraints import Usage
+from lightning_mvrec.strategies.tables import Table
+
+_ID_BYTES = 8
+
+
+def weight_bytes(table: Table, rows: int, columns: int) -> int:
+    """Return the bytes of a part of a table."""
+    return rows * columns * (4 if table.config.data_type == DataType.FP32 else 2)
+
+
+def state_bytes(table: Table, rows: int, columns: int) -> int:
+    """Return the bytes of the optimizer state of a part of a table, kept in float32."""
+    states = table.optimizer.states.values() if table.optimizer else ()
+    return sum(rows * (columns if dimensions == 2 else 1) * 4 for dimensions in states)
+
+
+def sent_bytes(
+    table: Table,
+    placed: Sequence[Sequence[tuple[int, int]]],
+    usage: Mapping[str, Usage],
+    vector_bytes: tuple[int, int] = (4, 4),
+) -> list[int] | None:
+    """Return about how many bytes each rank sends to others in one step because of a table.
+
+    Ids and lengths go to the ranks that hold rows, vectors come back, gradients of vectors go there again. A replicated
+    table is averaged by a ring: twice its share.
+
+    Args:
+        table: The table.
+        placed: ``(rows, columns)`` of the shards on each rank.
+        usage: How often its features are looked up.
+        vector_bytes: Bytes of a number of a vector, on the way forth and of its gradient back.
+
+    Returns:
+        One number a rank, or None if usage says nothing of a feature.
+    """
+    world_size = len(placed)
+    if table.replicated:
+        if table.frozen:
+            return [0] * world_size
+        whole = table.config.num_embeddings * table.config.embedding_dim * 4
+        return [2 * whole * (world_size - 1) // world_size] * world_size
+    if any(name not in usage for name in table.config.feature_names):
+        return None
+    pooled = hasattr(table.config, "pooling")
+    sent = [0.0] * world_size
+    for name in table.config.feature_names:
+        looked_up = usage[name]
+        for owner, shards in enumerate(placed):
+            for rows, columns in shards:
+                ids = looked_up.bags * looked_up.pooling * rows / table.config.num_embeddings
+                vectors = (looked_up.bags if pooled else ids) * columns
+                for rank in range(world_size):
+                    if rank != owner:
+                        sent[rank] += (ids + looked_up.bags) * _ID_BYTES + vectors * vector_bytes[1]
+                        sent[owner] += vectors * vector_bytes[0]
+    return [round(amount) for amount in sent]
+
+
+def least_load(tables: Sequence[Table], split: Mapping[str, bool], ranks: int, whole: Any = None) -> list[int]:
+    """Return the bytes of weights and state on each rank when tables are laid out as evenly as may be.
+
+    Args:
+        tables: Sharded tables.
+        split: Table name -> whether it may be cut into shards for all ranks; others lie whole on one.
+        ranks: Number of ranks.
+        whole: Bytes of a table, by name, where they differ from :func:`weight_bytes` and :func:`state_bytes`.
+    """
+    load = [0] * ranks
+    sizes = {}
+    for table in tables:
+        rows, dim = table.config.num_embeddings, table.config.embedding_dim
+        sizes[table.name] = (whole or {}).get(
+            table.name, weight_bytes(table, rows, dim) + state_bytes(table, rows, dim)
+        )
+        if split[table.name]:
+            load = [one + -(-sizes[table.name] // ranks) for one in load]
+    for table in sorted(tables, key=lambda one: -sizes[one.name]):
+        if not split[table.name]:
+            load[load.index(min(load))] += sizes[table.name]
+    return load
