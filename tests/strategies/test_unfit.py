@@ -34,7 +34,7 @@ def test_where_one_table_is_not_enough_it_names_all():
     message = said(tables, {name: ["table_wise"] for name in "abc"}, 6000)
     assert "2 kB are missing" in message
     assert "let table 'a' be row_wise" in message
-    message = said(tables[:2], dict.fromkeys("ab", ["table_wise"]), 2700, ranks=3)  # 8000 / 3 = 2667 a rank
+    message = said(tables[:2], {name: ["table_wise"] for name in "ab"}, 2700, ranks=3)  # 8000 / 3 = 2667 a rank
     assert "let the tables ['a', 'b'] be row_wise" in message
 
 
