@@ -61,9 +61,8 @@ def main(argv: list[str]) -> int:
     views = summary["views"] if arguments.views is None else arguments.views.split(",")
     known = summary["views"]
     singles = [f"view:{view}" for view in views] if len(known) > 1 else []
-    if arguments.without and len(known) > 1:
-        # Of two views, the model without one is the other alone.
-        singles += [f"without:{view}" for view in views] if len(known) > 2 else []
+    if arguments.without and len(known) > 2:  # of two views, the model without one is the other alone
+        singles += [f"without:{view}" for view in views]
     # Baselines do not depend on the seed: the first run has them.
     words_without = [*words, "--baselines", "[]"]
     tasks = [(name, seed) for seed in seeds for name in (FULL, *singles) if (name, seed) != (FULL, seeds[0])]
@@ -184,7 +183,7 @@ def _print_intervals(folder: Path, seeds: list[int], singles: list[str], metric:
             if name == FULL and seed == seeds[0]:
                 first = arrays
     for name, values in first.items():
-        if name not in ("user", "label", FULL) and len(values) == len(first["user"]):
+        if name not in ("user", "label", FULL):
             models[name] = [values]
     others = [name for name in models if name != FULL]
     if not others:

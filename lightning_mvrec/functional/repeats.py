@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_mvrec.functional.counting import dot_scores
+from lightning_mvrec.functional.ranking import seen_entries
+
 
 @dataclass
 class Repeats:
@@ -83,19 +86,15 @@ def count_repeats(
     wanted_S = (item_S >= first_row) & (item_S < first_row + item_ID.shape[0]) & (item_S > 0)
     wanted_S &= item_S != target_R[row_S]
     if seen_row is not None and seen_lengths_R is not None and seen_row.numel():
-        stride = torch.maximum(_largest(item_S), _largest(seen_row)) + 1
-        seen_key = torch.repeat_interleave(seen_lengths_R.long()) * stride + seen_row.long()
-        wanted_S &= ~torch.isin(row_S * stride + item_S, seen_key)
+        seen_owner, seen_item = seen_entries(seen_row, seen_lengths_R)
+        stride = int(seen_item.max()) + 1  # an item beyond the largest seen one has not been seen
+        seen_S = torch.isin(row_S * stride + item_S, seen_owner * stride + seen_item)
+        wanted_S &= ~(seen_S & (item_S < stride))
     row_S, item_S, logit_S = row_S[wanted_S], item_S[wanted_S], repeats.logit_S[wanted_S]
-    user_SD, item_SD = user_RD[row_S].double(), item_ID[item_S - first_row].double()
-    dot_S = (user_SD * item_SD).sum(-1).float()
+    dot_S = dot_scores(user_RD[row_S], item_ID[item_S - first_row])
     threshold_S = target_score_R[row_S].float()
     lifted_S = ~(torch.logaddexp(dot_S, logit_S.float()) < threshold_S) & (dot_S < threshold_S)
     return torch.bincount(row_S[lifted_S], minlength=user_RD.shape[0])
-
-
-def _largest(value: Tensor) -> Tensor:
-    return value.long().max() if value.numel() else value.new_zeros((), dtype=torch.int64)
 
 
 def _segment_logsumexp(value_S: Tensor, segment_S: Tensor, segments: int) -> Tensor:

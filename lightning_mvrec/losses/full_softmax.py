@@ -75,7 +75,8 @@ class FullSoftmaxLoss(Loss):
         if chunk_size is None:
             logits = GPU_LOGITS if user_RD.is_cuda else CPU_LOGITS
             chunk_size = max(1, logits // inputs.item_MD.shape[0])
-        needs_gradient = torch.is_grad_enabled() and (user_RD.requires_grad or inputs.item_MD.requires_grad)
+        parts = (user_RD, inputs.item_MD, mass_R, own_R)
+        needs_gradient = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
         total: Tensor = _CatalogueCrossEntropy.apply(
             user_RD, inputs.item_MD, inputs.target_R, inputs.weight_R, mass_R, own_R, chunk_size, needs_gradient
         )

@@ -14,6 +14,21 @@ from lightning_mvrec.strategies.constraints import Usage
 from lightning_mvrec.strategies.tables import Table
 
 _ID_BYTES = 8
+_VECTOR_BYTES = 4  # of a number, on the way forth and of its gradient back
+
+
+def in_units(count: float) -> str:
+    """Return a number of bytes in words.
+
+    Example:
+        >>> in_units(130_000)
+        '130 kB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} GB"
 
 
 def weight_bytes(table: Table, rows: int, columns: int) -> int:
@@ -31,7 +46,6 @@ def sent_bytes(
     table: Table,
     placed: Sequence[Sequence[tuple[int, int]]],
     usage: Mapping[str, Usage],
-    vector_bytes: tuple[int, int] = (4, 4),
 ) -> list[int] | None:
     """Return about how many bytes each rank sends to others in one step because of a table.
 
@@ -42,7 +56,6 @@ def sent_bytes(
         table: The table.
         placed: ``(rows, columns)`` of the shards on each rank.
         usage: How often its features are looked up.
-        vector_bytes: Bytes of a number of a vector, on the way forth and of its gradient back.
 
     Returns:
         One number a rank, or None if usage says nothing of a feature.
@@ -51,7 +64,7 @@ def sent_bytes(
     if table.replicated:
         if table.frozen:
             return [0] * world_size
-        whole = table.config.num_embeddings * table.config.embedding_dim * 4
+        whole = table.config.num_embeddings * table.config.embedding_dim * _VECTOR_BYTES
         return [2 * whole * (world_size - 1) // world_size] * world_size
     if any(name not in usage for name in table.config.feature_names):
         return None
@@ -65,8 +78,8 @@ def sent_bytes(
                 vectors = (looked_up.bags if pooled else ids) * columns
                 for rank in range(world_size):
                     if rank != owner:
-                        sent[rank] += (ids + looked_up.bags) * _ID_BYTES + vectors * vector_bytes[1]
-                        sent[owner] += vectors * vector_bytes[0]
+                        sent[rank] += (ids + looked_up.bags) * _ID_BYTES + vectors * _VECTOR_BYTES
+                        sent[owner] += vectors * _VECTOR_BYTES
     return [round(amount) for amount in sent]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -30,16 +31,14 @@ def even_out(loader: Any, device: torch.device, may_stop_early: bool) -> Any:
     """
     if dist.get_world_size() == 1:
         return loader
-    try:
-        length = len(loader)
-    except (TypeError, NotImplementedError):
-        length = -1
+    known = sized_len(loader)
+    length = -1 if known is None else known
     bounds = torch.tensor([length, -length], device=device)
     dist.all_reduce(bounds, dist.ReduceOp.MIN)
     smallest, largest = int(bounds[0]), -int(bounds[1])
     if smallest == largest and length >= 0:
         return loader
-    kind = StatefulEvenLoader if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") else EvenLoader
+    kind = StatefulEvenLoader if has_state(loader) else EvenLoader
     if smallest < 0:
         return kind(loader, device, None, may_stop_early)
     if not may_stop_early:
@@ -55,6 +54,11 @@ _UNEVEN = (
     "every rank must have the same number of batches, since all look up together: {}. Pad the smaller ones (with rows "
     'of weight 0), use one process, or replicate the tables: TorchRecStrategy(replicate="all")'
 )
+
+
+def has_state(loader: Any) -> bool:
+    """Tell whether a loader can say where it is and go on from there."""
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
 class PassingLoader:

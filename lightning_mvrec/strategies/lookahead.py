@@ -15,6 +15,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -22,6 +23,7 @@ from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from lightning_mvrec.strategies.exchanges import Exchange, nothing_like, readable
+from lightning_mvrec.strategies.loaders import has_state
 from lightning_mvrec.strategies.paths import find_ids, follow, record_stream
 from lightning_mvrec.strategies.positions import AheadLoader, Taken, ahead_loader
 from lightning_mvrec.strategies.sharding import ShardedTables
@@ -72,19 +74,14 @@ class LookAhead:
 
     def wrap(self, loader: Any) -> Any:
         """Return a training loader whose batches can be taken ahead, or ``loader`` where that is never done."""
-        try:
-            length = len(loader)
-        except (TypeError, NotImplementedError):
-            length = None
-        stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         if not self._wrapping:
             self._loaders, self._wrapping = [], True
-        self._known_length = length is not None
+        self._known_length = sized_len(loader) is not None
         # Lightning takes a batch ahead from a loader without length, whose state would then be one batch too far.
         reason = self._reason_before()
         if reason is not None and self._wanted is True:
             self._say(reason)
-        if reason is not None and not (stateful and length is None):
+        if reason is not None and (self._known_length or not has_state(loader)):
             return loader
         self._loaders.append(ahead_loader(loader, self.drain))
         return self._loaders[-1]

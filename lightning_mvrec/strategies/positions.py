@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_mvrec.strategies.loaders import PassingLoader
+from lightning_mvrec.strategies.loaders import PassingLoader, has_state
 
 
 @dataclass
@@ -133,5 +133,4 @@ def ahead_loader(loader: Any, on_start: Callable[[], None] = lambda: None) -> Ah
         >>> next(batches)
         2
     """
-    stateful = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
-    return (StatefulAheadLoader if stateful else AheadLoader)(loader, on_start)
+    return (StatefulAheadLoader if has_state(loader) else AheadLoader)(loader, on_start)

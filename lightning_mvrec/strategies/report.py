@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torchrec.distributed.types import ShardingPlan
 
 from lightning_mvrec.strategies.constraints import Usage
-from lightning_mvrec.strategies.footprint import sent_bytes, state_bytes, weight_bytes
+from lightning_mvrec.strategies.footprint import in_units, sent_bytes, state_bytes, weight_bytes
 from lightning_mvrec.strategies.tables import Table
 
 
@@ -71,7 +71,7 @@ class PlanReport:
                     table.kernel,
                     table.optimizer,
                     _per_rank(table.rows_on_rank),
-                    _per_rank(table.bytes_on_rank, _memory),
+                    _per_rank(table.bytes_on_rank, in_units),
                 ]
             )
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -94,16 +94,16 @@ class PlanReport:
         lines = []
         if self.world_size <= 4:
             for rank in range(self.world_size):
-                line = f"Rank {rank} holds {rows[rank]} rows: {_memory(weights[rank])} of weights and "
-                line += f"{_memory(states[rank])} of optimizer state"
+                line = f"Rank {rank} holds {rows[rank]} rows: {in_units(weights[rank])} of weights and "
+                line += f"{in_units(states[rank])} of optimizer state"
                 if sent is not None and self.world_size > 1:
-                    line += f"; it sends about {_memory(sent[rank])} a step"
+                    line += f"; it sends about {in_units(sent[rank])} a step"
                 lines.append(line + ".")
         else:
-            line = f"A rank holds {_per_rank(rows)} rows: {_per_rank(weights, _memory)} of weights and "
-            line += f"{_per_rank(states, _memory)} of optimizer state"
+            line = f"A rank holds {_per_rank(rows)} rows: {_per_rank(weights, in_units)} of weights and "
+            line += f"{_per_rank(states, in_units)} of optimizer state"
             if sent is not None:
-                line += f"; it sends about {_per_rank(sent, _memory)} a step"
+                line += f"; it sends about {_per_rank(sent, in_units)} a step"
             lines.append(line + ".")
         if unknown and self.world_size > 1:
             lines.append(f"What is sent for {unknown} is not known: the data module has no pooling_factors().")
@@ -116,14 +116,6 @@ def _per_rank(values: Sequence[int], text: Callable[[int], str] = str) -> str:
     return f"{text(min(values))} .. {text(max(values))}"
 
 
-def _memory(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} GB"
-
-
 def _sum(columns: Iterable[Sequence[int]]) -> list[int]:
     return [sum(values) for values in zip(*columns, strict=True)]
 
@@ -133,7 +125,6 @@ def report(
     plan: ShardingPlan,
     device: torch.device,
     usage: Mapping[str, Usage] | None = None,
-    vector_bytes: tuple[int, int] = (4, 4),
 ) -> PlanReport:
     """Describe where every table lies.
 
@@ -142,7 +133,6 @@ def report(
         plan: Where the sharded ones lie.
         device: This rank's device.
         usage: How often features are looked up.
-        vector_bytes: Bytes of a number of a vector that ranks exchange, on the way forth and of its gradient back.
     """
     world_size = dist.get_world_size()
     lines = []
@@ -173,7 +163,7 @@ def report(
                 dtype=table.config.data_type.value.lower(),
                 weight_bytes_on_rank=weights,
                 state_bytes_on_rank=states,
-                sent_on_rank=sent_bytes(table, held, usage or {}, vector_bytes),
+                sent_on_rank=sent_bytes(table, held, usage or {}),
             )
         )
     return PlanReport(world_size, device.type, lines)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torchrec.distributed.types import ShardingType
 
-from lightning_mvrec.strategies.footprint import least_load, state_bytes, weight_bytes
+from lightning_mvrec.strategies.footprint import in_units, least_load, state_bytes, weight_bytes
 from lightning_mvrec.strategies.tables import Table
 
 _WHOLE = ShardingType.TABLE_WISE.value
@@ -36,11 +36,13 @@ def explain(
     split = {table.name: any(kind != _WHOLE for kind in kinds[table.name]) for table in tables}
     load = least_load(tables, split, ranks)
     short = {rank: bytes_ - room for rank, bytes_ in enumerate(load) if bytes_ > room}
-    lines = [f"no plan fits the tables {[table.name for table in tables]} into {memory}: {_size(capacity)} a rank"]
+    lines = [f"no plan fits the tables {[table.name for table in tables]} into {memory}: {in_units(capacity)} a rank"]
     if reserved:
-        lines[0] += f", of which replicated tables take {_size(reserved)}"
+        lines[0] += f", of which replicated tables take {in_units(reserved)}"
     for rank, missing in list(short.items())[:8]:
-        lines.append(f"rank {rank}: weights and optimizer state need {_size(load[rank])}, {_size(missing)} are missing")
+        lines.append(
+            f"rank {rank}: weights and optimizer state need {in_units(load[rank])}, {in_units(missing)} are missing"
+        )
     if not short:
         lines.append("weights and optimizer state alone would fit; with room for what is looked up they do not")
     return ". ".join([*lines, f"To make it fit: {_way_out(tables, split, room, ranks, memory, on_cuda)}"])
@@ -73,11 +75,3 @@ def _way_out(
 
 def _largest_first(tables: Sequence[Table]) -> list[Table]:
     return sorted(tables, key=lambda table: -table.config.num_embeddings * table.config.embedding_dim)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} GB"

@@ -195,3 +195,10 @@ def test_a_loss_with_a_temperature_of_its_own_is_refused_beside_repeats(loss):
     inputs, _ = with_repeats(make_input(negatives=4))
     with pytest.raises(ValueError, match="give the model the temperature"):
         loss(inputs)
+
+
+def test_a_repeat_term_trains_beside_frozen_vectors():
+    inputs, _ = with_repeats(make_input())
+    frozen = replace(inputs, user_RD=inputs.user_RD.detach(), item_MD=inputs.item_MD.detach())
+    wanted = torch.autograd.grad(FullSoftmaxLoss()(inputs), inputs.repeats.logit_S)
+    torch.testing.assert_close(torch.autograd.grad(FullSoftmaxLoss()(frozen), inputs.repeats.logit_S), wanted)

@@ -7,13 +7,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from lightning_mvrec import EventsDataModule, MultiViewModule, MultiViewRecommender, TorchRecStrategy
-from lightning_mvrec.data import LeaveOneOut, SyntheticEvents, UniformNegatives
+from lightning_mvrec import MultiViewModule, MultiViewRecommender, TorchRecStrategy
 from lightning_mvrec.encoders import AttentionEncoder, GRUEncoder
 from lightning_mvrec.fusion import GateFusion
 from lightning_mvrec.losses import SampledSoftmaxLoss
 from lightning_mvrec.strategies import Adagrad
 from tests.distributed.launch import run_ranks
+from tests.training.buys import prepared_buys
 
 
 class Losses(Callback):
@@ -26,16 +26,7 @@ class Losses(Callback):
 
 def train(folder, epochs, devices=1, resume=None, dropout=0.3, steps=-1):
     torch.manual_seed(7)
-    data = EventsDataModule(
-        SyntheticEvents(num_users=60, levels=3),
-        targets=["buy"],
-        split=LeaveOneOut(),
-        store_dir=str(folder / "store"),
-        negatives=UniformNegatives(num=20),
-        max_len=10,
-        batch_size=16,
-    )
-    data.prepare_data()
+    data = prepared_buys(folder, batch_size=16)
     model = partial(
         MultiViewRecommender,
         encoders={"click": partial(GRUEncoder, dropout=dropout), "cart": partial(AttentionEncoder, dropout=dropout)},

@@ -9,14 +9,15 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
-from lightning_mvrec import EventsDataModule, MultiViewModule, MultiViewRecommender, TorchRecStrategy
-from lightning_mvrec.data import LastWindow, LeaveOneOut, SyntheticEvents, UniformNegatives
+from lightning_mvrec import MultiViewModule, MultiViewRecommender, TorchRecStrategy
+from lightning_mvrec.data import LastWindow
 from lightning_mvrec.encoders import GRUEncoder
 from lightning_mvrec.fusion import GateFusion
 from lightning_mvrec.losses import SampledSoftmaxLoss
 from lightning_mvrec.strategies import Adagrad
 from lightning_mvrec.training import EpochHistory
 from tests.distributed.launch import RankError, run_ranks
+from tests.training.buys import prepared_buys
 
 EPOCHS, BATCHES = 3, 8  # 60 users, one example each, in batches of 8: the last one is not full
 EVERY = 5  # steps between checkpoints
@@ -55,19 +56,7 @@ class Bar(TQDMProgressBar):
 
 def train(folder, devices=1, workers=0, dropout=0.3, resume=None, kill_before=None, callbacks=(), **settings):
     torch.manual_seed(7)
-    data = EventsDataModule(
-        SyntheticEvents(num_users=60, levels=3),
-        targets=["buy"],
-        split=LeaveOneOut(),
-        store_dir=str(folder / "store"),
-        negatives=UniformNegatives(num=20),
-        max_len=10,
-        batch_size=8,
-        windows=LastWindow(),
-        bucket_batches=2,
-        num_workers=workers,
-    )
-    data.prepare_data()
+    data = prepared_buys(folder, batch_size=8, windows=LastWindow(), bucket_batches=2, num_workers=workers)
     model = partial(
         MultiViewRecommender,
         encoders={"click": partial(GRUEncoder, dropout=dropout)},
