@@ -27,6 +27,8 @@ class LookupGuard:
       ones are padded with empty bags and the result is cut again. The gradient is exact.
     * A second lookup in one optimizer step would make a second update. It is refused, or where lookups are collected
       (``collect``) all of them make one.
+    * The columns of a sharded bag collection's ``values()`` come in the order of its kernels, which depends on pooling,
+      optimizers and plan; they are put into that of the collection as it was.
     * One key of a result is a tensor: see :class:`WholeItems`.
 
     Args:
@@ -34,13 +36,23 @@ class LookupGuard:
         tables: The tables of the collection.
         pad: Whether ranks must have the same number of bags.
         once: Whether one training step may look it up only once.
+        order: Keys of the unsharded bag collection's result, in order; None for a sequence collection.
         check_ids: Whether to look for ids outside a table: one pass over the ids, on CUDA a wait for the device.
     """
 
-    def __init__(self, path: str, tables: Sequence[Table], pad: bool, once: bool, check_ids: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        tables: Sequence[Table],
+        pad: bool,
+        once: bool,
+        order: Sequence[str] | None = None,
+        check_ids: bool = True,
+    ) -> None:
         self.path = path
         self.pad = pad and dist.get_world_size() > 1
         self.once = once
+        self.order = order
         self.check_ids = check_ids
         self.in_training_step = False
         #: Whether lookups wait for the optimizer step.
@@ -68,6 +80,8 @@ class LookupGuard:
     def attach(self, module: nn.Module) -> None:
         """Put the hooks on a collection."""
         module.register_forward_pre_hook(self._before, with_kwargs=True)
+        if self.order is not None and list(self.order) == list(module._embedding_names):  # type: ignore[arg-type]
+            self.order = None  # as it was: nothing to put right
         if self.once:
             self.collected = CollectedLookups(self.path, module)
             module.register_forward_hook(self._after)
@@ -144,7 +158,7 @@ class LookupGuard:
         features, self._features = self._features, None
         collect = features is not None and self.collect
         watch = features is not None and self.watch_backward and not collect
-        if bags is None and not collect and not watch:
+        if bags is None and not collect and not watch and self.order is None:
             return WholeItems(output) if isinstance(output, LazyGetItemMixin) else None
         found = output.wait() if hasattr(output, "wait") else output
         if collect:
@@ -155,13 +169,11 @@ class LookupGuard:
             for values in tensors(found).values():
                 if values.requires_grad:
                     values.register_hook(self._note_backward)
-        if bags is None:
+        if self.order is not None:
+            found = in_order(found, self.order)
+        if bags is None or found.values().shape[0] == bags:
             return found
-        pooled = found
-        assert isinstance(pooled, KeyedTensor)
-        if pooled.values().shape[0] == bags:
-            return pooled
-        return KeyedTensor(keys=pooled.keys(), length_per_key=pooled.length_per_key(), values=pooled.values()[:bags])
+        return KeyedTensor(keys=found.keys(), length_per_key=found.length_per_key(), values=found.values()[:bags])
 
     def _note_backward(self, gradient: Tensor) -> None:
         self._updated = True
@@ -214,3 +226,16 @@ class WholeItems(LazyAwaitable[Any]):
 
     def __getitem__(self, key: str) -> Any:
         return LazyAwaitable._wait_async(self)[key]
+
+
+def in_order(pooled: KeyedTensor, names: Sequence[str]) -> KeyedTensor:
+    """Return ``pooled`` with its keys, and so the columns of its values, in the order of ``names``.
+
+    Example:
+        >>> pooled = KeyedTensor(["b", "a"], [1, 2], torch.tensor([[1.0, 2.0, 3.0]]))
+        >>> in_order(pooled, ["a", "b"]).values()
+        tensor([[2., 3., 1.]])
+    """
+    width = dict(zip(pooled.keys(), pooled.length_per_key(), strict=True))
+    values = torch.cat([pooled[name] for name in names], dim=1)
+    return KeyedTensor(keys=list(names), length_per_key=[width[name] for name in names], values=values)

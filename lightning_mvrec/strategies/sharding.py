@@ -183,8 +183,10 @@ def shard_tables(
     for path in collections:
         mine = [table for table in tables if table.path == path]
         kinds = {line.sharding for line in made.report.tables if line.collection == path}
-        pad = any(kind in ROW_SHARDING for kind in kinds) and hasattr(mine[0].config, "pooling")
-        made.guards[path] = LookupGuard(path, mine, pad=pad, once=path in to_shard, check_ids=check_ids)
+        bags = hasattr(mine[0].config, "pooling")
+        pad = bags and any(kind in ROW_SHARDING for kind in kinds)
+        order = list(collections[path]._embedding_names) if bags else None  # type: ignore[arg-type]
+        made.guards[path] = LookupGuard(path, mine, pad, once=path in to_shard, order=order, check_ids=check_ids)
         made.guards[path].attach(modules[path])
     _known[module] = made
     return made
