@@ -10,7 +10,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -86,10 +86,10 @@ class Clock:
         self.stop()
 
 
-def trainer_settings(epochs: int) -> dict:
-    """Return what every Lightning trainer of the comparison is given: nothing is logged to files, saved or shown."""
+def trainer_settings(epochs: int, folder: str) -> dict:
+    """Return what every Lightning trainer of the comparison is given: nothing is logged, saved or shown."""
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return {"max_epochs": epochs, "accelerator": "cpu", "devices": 1, **quiet}
+    return {"max_epochs": epochs, "accelerator": "cpu", "devices": 1, "default_root_dir": folder, **quiet}
 
 
 def clocked(callback: type, clock: Clock) -> object:
@@ -111,7 +111,14 @@ def report(train: Clock, peak: float, evaluation: Clock, quality: float, version
     print(json.dumps({**values, "eval_wall": evaluation.wall, "ndcg@10": quality, "versions": versions, **more}))
 
 
-def one_thread() -> None:
-    """Refuse to run where a numerical library would start threads of its own."""
+def begin(seed_everything: Callable[[int], object]) -> argparse.Namespace:
+    """Read the command line and seed; refuse to run where a numerical library would start threads of its own.
+
+    Args:
+        seed_everything: Lightning's, of the package that the worker uses.
+    """
+    options = arguments()
     if os.environ.get("OMP_NUM_THREADS") != "1":
         raise SystemExit("OMP_NUM_THREADS must be 1: run.py sets it")
+    seed_everything(options.seed)
+    return options

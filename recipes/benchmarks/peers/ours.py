@@ -6,25 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lightning as L
+import measure
 import numpy as np
 import torch
-from measure import (
-    BATCH,
-    BETAS,
-    BLOCKS,
-    DROPOUT,
-    EVAL_BATCH,
-    HEADS,
-    RATE,
-    WIDTH,
-    Clock,
-    arguments,
-    clocked,
-    one_thread,
-    peak_megabytes,
-    report,
-    trainer_settings,
-)
 
 import lightning_mvrec
 from lightning_mvrec import EventsDataModule, MultiViewModule, TorchRecStrategy
@@ -40,10 +24,8 @@ from lightning_mvrec.models import MultiViewRecommender
 
 def main() -> None:
     """Train, evaluate, report."""
-    options = arguments()
-    one_thread()
+    options = measure.begin(L.seed_everything)
     torch.set_num_threads(1)
-    L.seed_everything(options.seed)
     data = EventsDataModule(
         source=MovieLens1MSequence(),
         root=str(Path(options.file).parent),
@@ -55,8 +37,8 @@ def main() -> None:
         max_len=options.length,
         max_targets=options.length,
         min_history=1,
-        batch_size=BATCH,
-        eval_batch_size=EVAL_BATCH,
+        batch_size=measure.BATCH,
+        eval_batch_size=measure.EVAL_BATCH,
         filter_seen=["rating"],
         seed=options.seed,
     )
@@ -64,32 +46,34 @@ def main() -> None:
     preparation = multiprocessing.get_context("fork").Process(target=data.prepare_data)
     preparation.start()
     preparation.join()
-    encoder = partial(AttentionEncoder, layers=BLOCKS, heads=HEADS, dropout=DROPOUT, max_len=options.length)
+    encoder = partial(
+        AttentionEncoder, layers=measure.BLOCKS, heads=measure.HEADS, dropout=measure.DROPOUT, max_len=options.length
+    )
     model = partial(
         MultiViewRecommender,
         encoders={"rating": encoder},
         fusion=partial(GateFusion, project=False),
-        embedding_dim=WIDTH,
+        embedding_dim=measure.WIDTH,
         user=False,
         item_fields=[],
     )
-    module = MultiViewModule(model, FullSoftmaxLoss(), partial(torch.optim.Adam, lr=RATE, betas=BETAS))
-    training, evaluation = Clock(), Clock()
+    module = MultiViewModule(model, FullSoftmaxLoss(), partial(torch.optim.Adam, lr=measure.RATE, betas=measure.BETAS))
+    training, evaluation = measure.Clock(), measure.Clock()
     trainer = L.Trainer(
-        **trainer_settings(options.epochs),
+        **measure.trainer_settings(options.epochs, options.work),
         strategy=TorchRecStrategy(replicate="all"),
-        callbacks=[clocked(L.Callback, training)],
+        callbacks=[measure.clocked(L.Callback, training)],
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
     trainer.fit(module, datamodule=data)
-    peak = peak_megabytes()
-    judge = L.Trainer(**trainer_settings(1), strategy=TorchRecStrategy(replicate="all"))
+    peak = measure.peak_megabytes()
+    judge = L.Trainer(**measure.trainer_settings(1, options.work), strategy=TorchRecStrategy(replicate="all"))
     with evaluation.lap():
         (values,) = judge.validate(module, datamodule=data, verbose=False)
     versions = {"lightning-mvrec": lightning_mvrec.__version__, "torch": version("torch")}
     of_the_peer = rank_by(Path(options.work) / "scores.npz")
-    report(training, peak, evaluation, values["val/ndcg@10"], versions, **of_the_peer)
+    measure.report(training, peak, evaluation, values["val/ndcg@10"], versions, **of_the_peer)
 
 
 def rank_by(path: Path) -> dict[str, float]:

@@ -2,29 +2,11 @@
 
 from importlib.metadata import version
 
+import measure
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl  # noqa: TID251 - RecTools is written for this one
 import torch
-from measure import (
-    BATCH,
-    BLOCKS,
-    DROPOUT,
-    EVAL_BATCH,
-    HEADS,
-    RATE,
-    WIDTH,
-    Clock,
-    arguments,
-    clocked,
-    histories,
-    ndcg,
-    one_thread,
-    peak_megabytes,
-    report,
-    split,
-    trainer_settings,
-)
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
@@ -33,12 +15,10 @@ from rectools.models.nn.item_net import IdEmbeddingsItemNet
 
 def main() -> None:
     """Train, evaluate, report."""
-    options = arguments()
-    one_thread()
+    options = measure.begin(pl.seed_everything)
     torch.set_num_threads(1)
-    pl.seed_everything(options.seed)
-    sequences, _ = histories(options.file)
-    train, target = split(sequences)
+    sequences, _ = measure.histories(options.file)
+    train, target = measure.split(sequences)
     length = np.array([len(items) for items in train])
     # The order within a user is all that the file says; days stand for it.
     step = np.concatenate([np.arange(number) for number in length])
@@ -51,33 +31,36 @@ def main() -> None:
         }
     )
     dataset = Dataset.construct(frame)
-    training, evaluation = Clock(), Clock()
+    training, evaluation = measure.Clock(), measure.Clock()
 
     def trainer() -> pl.Trainer:
-        return pl.Trainer(**trainer_settings(options.epochs), callbacks=[clocked(pl.Callback, training)])
+        return pl.Trainer(
+            **measure.trainer_settings(options.epochs, options.work),
+            callbacks=[measure.clocked(pl.Callback, training)],
+        )
 
     model = SASRecModel(
-        n_blocks=BLOCKS,
-        n_heads=HEADS,
-        n_factors=WIDTH,
-        dropout_rate=DROPOUT,
+        n_blocks=measure.BLOCKS,
+        n_heads=measure.HEADS,
+        n_factors=measure.WIDTH,
+        dropout_rate=measure.DROPOUT,
         session_max_len=options.length,
         loss="softmax",
-        lr=RATE,
-        batch_size=BATCH,
+        lr=measure.RATE,
+        batch_size=measure.BATCH,
         item_net_block_types=(IdEmbeddingsItemNet,),
         get_trainer_func=trainer,
-        recommend_batch_size=EVAL_BATCH,
+        recommend_batch_size=measure.EVAL_BATCH,
         recommend_torch_device="cpu",
     )
     model.fit(dataset)
-    peak = peak_megabytes()
+    peak = measure.peak_megabytes()
     users = np.arange(len(train))
     with evaluation.lap():
         table = model.recommend(users, dataset, k=10, filter_viewed=True)
         lists = table.sort_values([Columns.User, Columns.Rank]).groupby(Columns.User)[Columns.Item].agg(list)
-        quality = ndcg([np.array(lists.get(user, [])) for user in users], target)
-    report(training, peak, evaluation, quality, {"rectools": version("rectools"), "torch": version("torch")})
+        quality = measure.ndcg([np.array(lists.get(user, [])) for user in users], target)
+    measure.report(training, peak, evaluation, quality, {"rectools": version("rectools"), "torch": version("torch")})
 
 
 if __name__ == "__main__":

@@ -4,29 +4,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lightning as L
+import measure
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from measure import (
-    BATCH,
-    BETAS,
-    BLOCKS,
-    DROPOUT,
-    EVAL_BATCH,
-    HEADS,
-    RATE,
-    WIDTH,
-    Clock,
-    arguments,
-    clocked,
-    histories,
-    one_thread,
-    peak_megabytes,
-    report,
-    split,
-    trainer_settings,
-)
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
 from replay.data.nn.parquet import ParquetModule
@@ -46,12 +28,10 @@ def write(path: Path, columns: dict[str, list]) -> str:
 
 def main() -> None:
     """Train, evaluate, report."""
-    options = arguments()
-    one_thread()
+    options = measure.begin(L.seed_everything)
     torch.set_num_threads(1)
-    L.seed_everything(options.seed)
-    sequences, num_items = histories(options.file)
-    train, target = split(sequences)
+    sequences, num_items = measure.histories(options.file)
+    train, target = measure.split(sequences)
     users = list(range(len(train)))
     work = Path(options.work)
     train_path = write(work / "train.parquet", {"user_id": users, "item_id": train})
@@ -63,7 +43,7 @@ def main() -> None:
         "item_id",
         is_seq=True,
         feature_type=FeatureType.CATEGORICAL,
-        embedding_dim=WIDTH,
+        embedding_dim=measure.WIDTH,
         padding_value=num_items,
         cardinality=num_items,
         feature_hint=FeatureHint.ITEM_ID,
@@ -72,7 +52,7 @@ def main() -> None:
     schema = TensorSchema([feature])
     most_seen = max(map(len, train))
     data = ParquetModule(
-        batch_size={"train": BATCH, "validate": EVAL_BATCH},
+        batch_size={"train": measure.BATCH, "validate": measure.EVAL_BATCH},
         metadata={
             "train": {"user_id": {}, "item_id": {"shape": options.length + 1, "padding": num_items}},
             "validate": {
@@ -86,23 +66,23 @@ def main() -> None:
         train_path=train_path,
         validate_path=validate_path,
     )
-    model = SasRec.from_params(schema, WIDTH, HEADS, BLOCKS, options.length, DROPOUT)
-    module = LightningModule(model, OptimizerFactory("adam", RATE, betas=BETAS))
-    training, evaluation = Clock(), Clock()
+    model = SasRec.from_params(schema, measure.WIDTH, measure.HEADS, measure.BLOCKS, options.length, measure.DROPOUT)
+    module = LightningModule(model, OptimizerFactory("adam", measure.RATE, betas=measure.BETAS))
+    training, evaluation = measure.Clock(), measure.Clock()
     callback = ComputeMetricsCallback(["ndcg"], [10], [SeenItemsFilter(num_items)], num_items, verbose=False)
     trainer = L.Trainer(
-        **trainer_settings(options.epochs),
-        callbacks=[clocked(L.Callback, training)],
+        **measure.trainer_settings(options.epochs, options.work),
+        callbacks=[measure.clocked(L.Callback, training)],
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
     trainer.fit(module, datamodule=data)
-    peak = peak_megabytes()
-    judge = L.Trainer(**trainer_settings(1), callbacks=[callback])
+    peak = measure.peak_megabytes()
+    judge = L.Trainer(**measure.trainer_settings(1, options.work), callbacks=[callback])
     with evaluation.lap():
         (values,) = judge.validate(module, datamodule=data, verbose=False)
     export(module, data, work / "scores.npz", train, target)
-    report(
+    measure.report(
         training, peak, evaluation, values["ndcg@10"], {"replay-rec": version("replay-rec"), "torch": version("torch")}
     )
 
