@@ -7,6 +7,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,18 @@ _SAFE_IN_METADATA = {
 
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):  # how Python 3.11.0 to 3.11.3 writes a member of an enumeration
+            return _member
         if name in _SAFE_IN_METADATA.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"a checkpoint's .metadata may not hold {module}.{name}")
+
+
+def _member(kind: Any, name: str) -> Any:
+    """Return a member of an enumeration, and no other attribute of anything."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"a checkpoint's .metadata may not hold attribute {name!r} of {kind!r}")
 
 
 class SafeReader(dcp.FileSystemReader):

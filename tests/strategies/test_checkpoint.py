@@ -57,6 +57,35 @@ def test_a_harmful_metadata_is_not_unpickled(good, tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
+def test_a_checkpoint_written_by_an_early_python_3_11_is_read(good, tmp_path, monkeypatch):
+    from torch.distributed.checkpoint import metadata
+
+    def by_name(self, protocol):
+        return getattr, (type(self), self.name)
+
+    monkeypatch.setattr(metadata._MEM_FORMAT_ENCODING, "__reduce_ex__", by_name)
+    target = copy(good, tmp_path)
+    content = pickle.dumps(pickle.loads((good / ".metadata").read_bytes()))
+    assert b"getattr" in content
+    (target / ".metadata").write_bytes(content)
+    weight = torch.zeros(4)
+    checkpoint.read_weights(target, {"w": weight}, {"t/sum": torch.zeros(2)}, alone=True)
+    assert weight.tolist() == [0, 1, 2, 3]
+
+
+def test_no_other_attribute_is_taken_from_what_metadata_may_hold(good, tmp_path):
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    class Attribute:
+        def __reduce__(self):
+            return getattr, (Metadata, "__init__")
+
+    target = copy(good, tmp_path)
+    (target / ".metadata").write_bytes(pickle.dumps(Attribute()))
+    with pytest.raises(ValueError, match="may not hold attribute '__init__'"):
+        checkpoint.read_weights(target, {"w": torch.zeros(4)}, alone=True)
+
+
 def test_a_harmful_meta_is_not_unpickled(good, tmp_path):
     target = copy(good, tmp_path)
     torch.save({"format": 1, "checkpoint": Harmful(tmp_path / "harm")}, target / "meta.pt")
