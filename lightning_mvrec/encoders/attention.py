@@ -4,6 +4,7 @@ B users, T steps (right-padded), D embedding width, H heads.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,10 @@ from torch.nn import functional
 from lightning_mvrec.encoders._steps import at_least_one, check_dropout, check_positive, real_steps
 from lightning_mvrec.encoders.base import SequenceEncoder
 from lightning_mvrec.functional.dropout import Dropout
+from lightning_mvrec.functional.rotary import rotate
+
+POSITIONS = ("learned", "rotary", "none")
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class AttentionEncoder(SequenceEncoder):
@@ -22,22 +27,30 @@ class AttentionEncoder(SequenceEncoder):
     residual and dropout, and one last normalisation. Positions count from the oldest event that was kept, so that they
     say nothing about how much is still to come; the original, which pads at the left, counts from the newest.
 
+    Whatever the options, attention stays causal and, without ``attention_dropout``, in the fast fused kernel.
+
     Args:
         embedding_dim: Width ``D`` of input and output, a multiple of ``heads``.
         layers: Blocks, at least 1.
         heads: Attention heads, at least 1.
         dropout: Probability in ``[0, 1)`` of dropping a channel of the input and of each sublayer's output.
-        hidden_dim: Width of the position-wise network; None: ``embedding_dim``, as in the paper.
-        max_len: Longest history, at least 1: the rows of the table of positions.
+        hidden_dim: Width of the position-wise network; None: ``embedding_dim``, as in the paper. Transformers of other
+            fields take ``4 * embedding_dim``.
+        max_len: Longest history, at least 1: the rows of the table of learned positions.
         attention_dropout: Probability in ``[0, 1)`` of dropping one attention weight; 0 keeps the fast fused kernel.
+        position: How order is known: ``"learned"``, a vector for each place in the history; ``"rotary"``, by the number
+            of events between two (:func:`~lightning_mvrec.functional.rotate`), without a longest history; ``"none"``,
+            by what the causal mask alone tells.
+        activation: Of the position-wise network: ``"relu"`` as in the paper, or ``"gelu"``.
 
     Shape:
-        - x: ``(B, T, D)`` float, ``T`` at most ``max_len``; steps from ``lengths`` on are padding: finite, no effect.
+        - x: ``(B, T, D)`` float, with learned positions ``T`` at most ``max_len``; steps from ``lengths`` on are
+          padding: finite, no effect.
         - lengths: ``(B,)`` int in ``[0, T]``.
         - output: ``(B, T, D)``; step ``t`` has seen steps ``0..t``, padded steps are 0.
 
     Raises:
-        ValueError: If an argument is out of its range, or a history is longer than ``max_len``.
+        ValueError: If an argument is out of its range, or with learned positions a history is longer than ``max_len``.
 
     Example:
         >>> AttentionEncoder(embedding_dim=4, heads=2)(torch.ones(2, 3, 4), torch.tensor([3, 0])).shape
@@ -53,6 +66,8 @@ class AttentionEncoder(SequenceEncoder):
         hidden_dim: int | None = None,
         max_len: int = 200,
         attention_dropout: float = 0.0,
+        position: Literal["learned", "rotary", "none"] = "learned",
+        activation: Literal["relu", "gelu"] = "relu",
     ) -> None:
         super().__init__()
         check_positive("layers", layers, "block")
@@ -61,13 +76,22 @@ class AttentionEncoder(SequenceEncoder):
         check_dropout("dropout", dropout)
         if embedding_dim % heads:
             raise ValueError(f"embedding_dim must be a multiple of heads, got {embedding_dim} and {heads}")
+        if position not in POSITIONS:
+            raise ValueError(f"position must be one of {list(POSITIONS)}, got {position!r}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
+        if position == "rotary" and embedding_dim // heads % 2:
+            raise ValueError(
+                f"embedding_dim / heads must be even with rotary positions, got {embedding_dim} and {heads}"
+            )
         self.max_len = max_len
         self.scale = math.sqrt(embedding_dim)
-        self.position = nn.Parameter(torch.empty(max_len, embedding_dim))
+        self.position: nn.Parameter | None = None
+        if position == "learned":
+            self.position = nn.Parameter(torch.empty(max_len, embedding_dim))
+        hidden_dim = embedding_dim if hidden_dim is None else hidden_dim
         self.blocks = nn.ModuleList(
-            _Block(
-                embedding_dim, heads, embedding_dim if hidden_dim is None else hidden_dim, dropout, attention_dropout
-            )
+            _Block(embedding_dim, heads, hidden_dim, dropout, attention_dropout, position == "rotary", activation)
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(embedding_dim)
@@ -76,7 +100,8 @@ class AttentionEncoder(SequenceEncoder):
 
     def reset_parameters(self) -> None:
         """Draw weights and positions from a narrow normal; biases 0."""
-        nn.init.normal_(self.position, std=0.02)
+        if self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -85,10 +110,13 @@ class AttentionEncoder(SequenceEncoder):
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the state after each event."""
         users, steps, _ = x_BTD.shape
-        if steps > self.max_len:
+        if self.position is not None and steps > self.max_len:
             raise ValueError(f"a history must have at most max_len={self.max_len} events, got {steps}")
         x_BTD, lengths_B = at_least_one(x_BTD, lengths_B)
-        h_BTD = self.dropout(x_BTD * self.scale + self.position[: x_BTD.shape[1]])
+        h_BTD = x_BTD * self.scale
+        if self.position is not None:
+            h_BTD = h_BTD + self.position[: x_BTD.shape[1]]
+        h_BTD = self.dropout(h_BTD)
         for block in self.blocks:
             h_BTD = block(h_BTD)
         return (self.norm(h_BTD) * real_steps(lengths_B, h_BTD.shape[1]))[:users, :steps]
@@ -96,24 +124,37 @@ class AttentionEncoder(SequenceEncoder):
 
 class _Block(nn.Module):
     def __init__(
-        self, embedding_dim: int, heads: int, hidden_dim: int, dropout: float, attention_dropout: float
+        self,
+        embedding_dim: int,
+        heads: int,
+        hidden_dim: int,
+        dropout: float,
+        attention_dropout: float,
+        rotary: bool,
+        activation: str,
     ) -> None:
         super().__init__()
         check_positive("hidden_dim", hidden_dim, "channel")
         self.heads = heads
+        self.rotary = rotary
         self.attention_dropout = check_dropout("attention_dropout", attention_dropout)
         self.norm_attention = nn.LayerNorm(embedding_dim)
         self.qkv = nn.Linear(embedding_dim, 3 * embedding_dim)
         self.out = nn.Linear(embedding_dim, embedding_dim)
         self.norm_network = nn.LayerNorm(embedding_dim)
         self.network = nn.Sequential(
-            nn.Linear(embedding_dim, hidden_dim), nn.ReLU(), Dropout(dropout), nn.Linear(hidden_dim, embedding_dim)
+            nn.Linear(embedding_dim, hidden_dim),
+            ACTIVATIONS[activation](),
+            Dropout(dropout),
+            nn.Linear(hidden_dim, embedding_dim),
         )
         self.dropout = Dropout(dropout)
 
     def forward(self, h_BTD: Tensor) -> Tensor:
         qkv = self.qkv(self.norm_attention(h_BTD)).unflatten(2, (3, self.heads, -1))
         q_BHTd, k_BHTd, v_BHTd = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rotary:
+            q_BHTd, k_BHTd = rotate(q_BHTd), rotate(k_BHTd)
         # Padding stands at the right, so the causal mask alone hides it from every real step.
         mixed_BHTd = functional.scaled_dot_product_attention(
             q_BHTd, k_BHTd, v_BHTd, dropout_p=self.attention_dropout if self.training else 0.0, is_causal=True

@@ -7,6 +7,7 @@ from lightning_mvrec.functional.hits import hit_rate, mrr, ndcg, recall
 from lightning_mvrec.functional.jagged import gather_padded, last_state, padded_index, to_padded
 from lightning_mvrec.functional.ranking import MISS, ranks, to_ranks
 from lightning_mvrec.functional.repeats import Repeats, count_repeats, repeat_logit_of, repeat_mass
+from lightning_mvrec.functional.rotary import rotate
 from lightning_mvrec.functional.rows import take_rows
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "recall",
     "repeat_logit_of",
     "repeat_mass",
+    "rotate",
     "squared_error",
     "take_rows",
     "to_padded",

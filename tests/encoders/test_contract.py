@@ -17,6 +17,8 @@ D = 8
 BUILD = {
     "attention": lambda: AttentionEncoder(D, heads=2, max_len=80),
     "attention-deep": lambda: AttentionEncoder(D, layers=3, hidden_dim=16, max_len=80, attention_dropout=0.3),
+    "attention-rotary": lambda: AttentionEncoder(D, heads=2, position="rotary", activation="gelu"),
+    "attention-unordered": lambda: AttentionEncoder(D, heads=2, position="none"),
     "bag": lambda: BagEncoder(D),
     "bag-mean": lambda: BagEncoder(D, normalize=True),
     "cnn": lambda: CNNEncoder(D),
