@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_mvrec.strategies.registry import register
 
 if TYPE_CHECKING:
+    from lightning_mvrec.strategies.constraints import Exchanged as Exchanged
     from lightning_mvrec.strategies.constraints import Planner as Planner
     from lightning_mvrec.strategies.constraints import TableConstraint as TableConstraint
     from lightning_mvrec.strategies.optimizers import SGD as SGD
@@ -27,6 +28,7 @@ _MODULES = {
     "SGD": "optimizers",
     "Adagrad": "optimizers",
     "Adam": "optimizers",
+    "Exchanged": "constraints",
     "PlanReport": "report",
     "Planner": "constraints",
     "RowWiseAdagrad": "optimizers",

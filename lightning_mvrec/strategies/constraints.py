@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.modules.embedding_configs import DataType
 
 from lightning_mvrec.strategies.tables import Table, weights
@@ -62,6 +63,43 @@ class TableConstraint:
 
 
 @dataclass(frozen=True)
+class Exchanged:
+    """In which type ranks exchange vectors of sharded tables and their gradients; tables and lookups stay float32.
+
+    Args:
+        forward: ``fp32``, ``fp16`` or ``bf16``, of vectors.
+        backward: The same, of their gradients.
+
+    Raises:
+        ValueError: If a type is not among these. TorchRec's ``int8`` and ``fp8`` failed on CPU with gloo.
+
+    Example:
+        >>> Exchanged(forward="fp16", backward="bf16").bytes
+        (2, 2)
+    """
+
+    forward: str = "fp32"
+    backward: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("forward", "backward"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"{name} must be one of {list(DTYPES)}, got {getattr(self, name)!r}")
+
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of a number forth and back."""
+        return 4 if self.forward == "fp32" else 2, 4 if self.backward == "fp32" else 2
+
+    def codecs(self) -> dict[str, Any] | None:
+        """Return what TorchRec's sharders want."""
+        if self == Exchanged():
+            return None
+        settings = QCommsConfig(forward_precision=CommType(self.forward), backward_precision=CommType(self.backward))
+        return get_qcomm_codecs_registry(settings)
+
+
+@dataclass(frozen=True)
 class Planner:
     """What TorchRec's planner is told beside the number of processes and machines, which the Trainer knows.
 
@@ -71,6 +109,7 @@ class Planner:
             rest of the model.
         host_memory_gb: Host memory that one process may use for tables, in 10^9 bytes; None: the machine's, divided by
             its processes.
+        exchanged: In which type ranks exchange vectors and their gradients.
 
     Raises:
         ValueError: If an amount of memory is not above 0.
@@ -83,6 +122,7 @@ class Planner:
     constraints: dict[str, TableConstraint] = field(default_factory=dict)
     device_memory_gb: float | None = None
     host_memory_gb: float | None = None
+    exchanged: Exchanged = Exchanged()
 
     def __post_init__(self) -> None:
         for name in ("device_memory_gb", "host_memory_gb"):

@@ -46,6 +46,7 @@ def sent_bytes(
     table: Table,
     placed: Sequence[Sequence[tuple[int, int]]],
     usage: Mapping[str, Usage],
+    vector_bytes: tuple[int, int] = (_VECTOR_BYTES, _VECTOR_BYTES),
 ) -> list[int] | None:
     """Return about how many bytes each rank sends to others in one step because of a table.
 
@@ -56,6 +57,7 @@ def sent_bytes(
         table: The table.
         placed: ``(rows, columns)`` of the shards on each rank.
         usage: How often its features are looked up.
+        vector_bytes: Bytes of one number of a vector on its way forth, and of its gradient on the way back.
 
     Returns:
         One number a rank, or None if usage says nothing of a feature.
@@ -69,6 +71,7 @@ def sent_bytes(
     if any(name not in usage for name in table.config.feature_names):
         return None
     pooled = hasattr(table.config, "pooling")
+    forth, back = vector_bytes
     sent = [0.0] * world_size
     for name in table.config.feature_names:
         looked_up = usage[name]
@@ -78,8 +81,8 @@ def sent_bytes(
                 vectors = (looked_up.bags if pooled else ids) * columns
                 for rank in range(world_size):
                     if rank != owner:
-                        sent[rank] += (ids + looked_up.bags) * _ID_BYTES + vectors * _VECTOR_BYTES
-                        sent[owner] += vectors * _VECTOR_BYTES
+                        sent[rank] += (ids + looked_up.bags) * _ID_BYTES + vectors * back
+                        sent[owner] += vectors * forth
     return [round(amount) for amount in sent]
 
 

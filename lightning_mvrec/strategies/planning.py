@@ -68,9 +68,10 @@ class SequenceSharder(_FusedOnly, EmbeddingCollectionSharder):
         return list(SEQUENCE_SHARDING)
 
 
-def sharders() -> list[ModuleSharder[Any]]:
+def sharders(planner: Planner | None = None) -> list[ModuleSharder[Any]]:
     """Return a sharder for each kind of collection."""
-    return [BagSharder(), SequenceSharder()]
+    codecs = planner.exchanged.codecs() if planner else None
+    return [BagSharder(qcomm_codecs_registry=codecs), SequenceSharder(qcomm_codecs_registry=codecs)]
 
 
 def make_plan(
@@ -135,7 +136,7 @@ def make_plan(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found[0] = search.plan(container, sharders())
+                found[0] = search.plan(container, sharders(planner))
         except PlannerError:
             memory = "device memory (Planner(device_memory_gb=...), three quarters of it)"
             found[1] = explain(

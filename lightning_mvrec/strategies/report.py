@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.types import ShardingPlan
 
-from lightning_mvrec.strategies.constraints import Usage
+from lightning_mvrec.strategies.constraints import Exchanged, Usage
 from lightning_mvrec.strategies.footprint import in_units, sent_bytes, state_bytes, weight_bytes
 from lightning_mvrec.strategies.tables import Table
 
@@ -125,6 +125,7 @@ def report(
     plan: ShardingPlan,
     device: torch.device,
     usage: Mapping[str, Usage] | None = None,
+    exchanged: Exchanged | None = None,
 ) -> PlanReport:
     """Describe where every table lies.
 
@@ -133,6 +134,7 @@ def report(
         plan: Where the sharded ones lie.
         device: This rank's device.
         usage: How often features are looked up.
+        exchanged: In which type vectors travel; None: float32.
     """
     world_size = dist.get_world_size()
     lines = []
@@ -163,7 +165,7 @@ def report(
                 dtype=table.config.data_type.value.lower(),
                 weight_bytes_on_rank=weights,
                 state_bytes_on_rank=states,
-                sent_on_rank=sent_bytes(table, held, usage or {}),
+                sent_on_rank=sent_bytes(table, held, usage or {}, (exchanged or Exchanged()).bytes),
             )
         )
     return PlanReport(world_size, device.type, lines)

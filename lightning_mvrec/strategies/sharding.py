@@ -167,7 +167,7 @@ def shard_tables(
     to_shard = {path: collection for path, collection in collections.items() if path not in plain}
     with _noted_optimizers(tables, collections):
         plan = make_plan(to_shard, tables, sharding, device, ranks_per_node, planner, used)
-        modules = _shard_collections(module, collections, to_shard, plan, device)
+        modules = _shard_collections(module, collections, to_shard, plan, device, planner)
     seed = common_seed(device)
     for path, collection in collections.items():
         mine = [table for table in tables if table.path == path]
@@ -179,7 +179,9 @@ def shard_tables(
         if any(name.startswith(f"{path}.") for path in to_shard)
     ]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
-    made = ShardedTables(tables, modules, {}, report(tables, plan, device, used), device, ignored, settings)
+    made = ShardedTables(
+        tables, modules, {}, report(tables, plan, device, used, planner.exchanged), device, ignored, settings
+    )
     for path in collections:
         mine = [table for table in tables if table.path == path]
         kinds = {line.sharding for line in made.report.tables if line.collection == path}
@@ -219,10 +221,11 @@ def _shard_collections(
     to_shard: Mapping[str, nn.Module],
     plan: ShardingPlan,
     device: torch.device,
+    planner: Planner,
 ) -> dict[str, nn.Module]:
     modules = dict(collections)
     env = ShardingEnv.from_process_group(dist.group.WORLD)
-    sharder_of = {sharder.module_type: sharder for sharder in sharders()}
+    sharder_of = {sharder.module_type: sharder for sharder in sharders(planner)}
     for path, collection in to_shard.items():
         with torch.random.fork_rng(devices=[]):  # TorchRec draws first values, as many as this rank has rows
             modules[path] = sharder_of[type(collection)].shard(collection, plan.plan[path], env, device, path)

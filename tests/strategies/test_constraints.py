@@ -7,6 +7,7 @@ import torch.distributed as dist
 from lightning_mvrec.strategies import (
     SGD,
     Adagrad,
+    Exchanged,
     Planner,
     RowWiseAdagrad,
     TableConstraint,
@@ -176,3 +177,24 @@ def test_a_plan_that_does_not_fit_is_refused_on_all_ranks_with_what_is_missing()
     assert first == second
     assert "no plan fits the tables ['item', 'user'] into host memory" in first
     assert "2 kB a rank" in first
+
+
+@pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
+def test_vectors_exchanged_in_16_bits_train_nearly_alike_and_halve_what_is_sent(sharding):
+    def run():
+        found = []
+        for exchanged in (Exchanged(), Exchanged(forward="fp16", backward="bf16")):
+            torch.manual_seed(3)
+            strategy, module = fitted(Planner(exchanged=exchanged), Counting(), sharding=sharding)
+            found.append((module.losses, sum(sum(table.sent_on_rank) for table in strategy.plan_report.tables)))
+        return found
+
+    for (plain, all_bytes), (halved, fewer_bytes) in run_ranks(run, 2):
+        assert halved == pytest.approx(plain, abs=2e-3)
+        assert halved != plain
+        assert fewer_bytes < all_bytes
+
+
+def test_a_type_that_is_not_exchanged_is_refused():
+    with pytest.raises(ValueError, match=r"backward must be one of .*'int8'"):
+        Exchanged(backward="int8")
