@@ -15,7 +15,6 @@ moment leaves either the one or the other.
 from __future__ import annotations
 
 import ctypes
-import io
 import json
 import os
 import shutil
@@ -23,34 +22,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from lightning_mvrec.strategies.checkpoint_convert import regroup_tables
 from lightning_mvrec.strategies.checkpoint_random import random_state, set_random_state
 from lightning_mvrec.strategies.checkpoint_read import (
-    FORMAT,
     META,
     PLAN,
-    SAFE_NUMPY,
-    STATE,
-    WEIGHTS,
     first_failure,
     is_checkpoint,
     partial,
     read_meta,
     replaced,
     whole,
-    without_numpy,
 )
+from lightning_mvrec.strategies.checkpoint_stage import Staged, on_rank_zero, stage
 from lightning_mvrec.strategies.checkpoint_weights import read_weights
 
 __all__ = [
     "META",
+    "Staged",
     "is_checkpoint",
     "on_rank_zero",
     "random_state",
@@ -59,10 +53,10 @@ __all__ = [
     "regroup_tables",
     "remove",
     "set_random_state",
+    "stage",
     "write",
+    "write_staged",
 ]
-#: Parts of Lightning's checkpoint that training can go on without.
-_OPTIONAL = ("hyper_parameters", "datamodule_hyper_parameters", "hparams_name", "datamodule_hparams_name")
 
 
 def write(
@@ -83,18 +77,23 @@ def write(
         ValueError: If the checkpoint holds objects that could not be read back safely.
         OSError: If a rank cannot write, for want of space for instance; what it had written is removed.
     """
-    target = Path(path)
-    state_dict = checkpoint.pop("state_dict", {})
-    tensors = {key: value for key, value in state_dict.items() if isinstance(value, (Tensor, ShardedTensor))}
-    checkpoint["state_dict"] = {key: value for key, value in state_dict.items() if key not in tensors}
-    randoms: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(randoms, random_state())
+    write_staged(stage(path, checkpoint, table_state, plan))
+
+
+def write_staged(staged: Staged, group: dist.ProcessGroup | None = None) -> None:
+    """Write what :func:`stage` has gathered; every rank calls it.
+
+    Args:
+        staged: This rank's part.
+        group: All ranks, on CPU; None: the default group. A thread beside the training needs one of its own.
+
+    Raises:
+        OSError: If a rank cannot write, for want of space for instance; what it had written is removed.
+    """
+    target = staged.path
     temporary = partial(target)
-    payload: bytes = b""
 
     def prepare() -> None:
-        nonlocal payload
-        payload = _serialise({"format": FORMAT, "checkpoint": checkpoint, "random": randoms})
         if (found := whole(target)) != target:  # a save was killed between two renames
             found.rename(target)
         for left in (temporary, replaced(target)):
@@ -103,27 +102,27 @@ def write(
 
     def finish() -> None:
         try:
-            if plan is not None:
-                _write_file(temporary / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
-            _write_file(temporary / META, payload)  # last: a directory that has it is whole
+            if staged.plan is not None:
+                _write_file(temporary / PLAN, (json.dumps(staged.plan, indent=1) + "\n").encode())
+            _write_file(temporary / META, staged.meta)  # last: a directory that has it is whole
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _replace(temporary, target)
 
-    on_rank_zero(prepare)
-    state = {WEIGHTS.rstrip("."): tensors, **{f"{STATE}{key}": value for key, value in table_state.items()}}
+    on_rank_zero(prepare, group)
     try:
         dcp.save(
-            state,
+            staged.state,
             storage_writer=dcp.FileSystemWriter(temporary),
             # Buffers that DDP has not yet made equal again are rank 0's, as they will be.
             planner=dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True),
+            process_group=group,
         )
     except dcp.CheckpointException as error:  # raised on every rank; a BaseException, which nobody expects
-        on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True))
-        raise OSError(f"{path} could not be saved: {first_failure(error)}") from error
-    on_rank_zero(finish)
+        on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True), group)
+        raise OSError(f"{target} could not be saved: {first_failure(error)}") from error
+    on_rank_zero(finish, group)
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -138,48 +137,6 @@ def remove(path: str | os.PathLike[str]) -> None:
         target.rename(gone)
         for left in (gone, partial(target), replaced(target)):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def on_rank_zero(action: Any) -> None:
-    """Call ``action`` on rank 0; if it raises there, raise everywhere instead of waiting for ever."""
-    error: Exception | None = None
-    if dist.get_rank() == 0:
-        try:
-            action()
-        except Exception as caught:
-            error = caught
-    said = [f"{type(error).__name__}: {error}" if error else None]
-    dist.broadcast_object_list(said, 0)
-    if error:
-        raise error
-    if said[0]:
-        raise RuntimeError(f"rank 0 failed: {said[0]}")
-
-
-def _serialise(meta: dict[str, Any]) -> bytes:
-    """Return ``meta`` as bytes that can be read back safely; hyper-parameters that cannot are left out, and said so."""
-    checkpoint = without_numpy(dict(meta["checkpoint"]))
-    for key in list(checkpoint):
-        try:
-            _round_trip(checkpoint[key])
-        except Exception as error:
-            if key not in _OPTIONAL:
-                raise ValueError(
-                    f"checkpoint[{key!r}] holds an object that cannot be read back safely; keep tensors and plain "
-                    f"values in it, or allow its class by torch.serialization.add_safe_globals: {error}"
-                ) from error
-            rank_zero_warn(f"{key} are left out of the checkpoint: they hold more than plain values")
-            del checkpoint[key]
-    return _round_trip({**meta, "checkpoint": checkpoint})
-
-
-def _round_trip(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    with torch.serialization.safe_globals(SAFE_NUMPY):
-        torch.load(buffer, weights_only=True)
-    return buffer.getvalue()
 
 
 def _write_file(file: Path, content: bytes) -> None:

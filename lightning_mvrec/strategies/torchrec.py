@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.constraints import Planner, measured_usage
+from lightning_mvrec.strategies.checkpoint_async import Saves
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.loaders import even_out
@@ -61,6 +62,8 @@ class TorchRecStrategy(OverlappedStrategy):
             where this run keeps one a weight (Adagrad), or the other way round: copied out or averaged in. Inexact.
         look_ahead: Whether the next training batch is copied to the device, and its ids sent to the ranks that need
             them, during a step. ``"auto"``: on CUDA. See the page on several processes for where it is off.
+        async_save: Whether training goes on while a checkpoint is written: the tensors are copied into CPU memory and
+            written by a thread. The next save and the end of the fit wait for it; its errors end the run on all ranks.
         find_unused_parameters: DDP's: whether dense parameters may be left out of the loss on some rank.
         static_graph: DDP's: whether the dense part does the same in every step.
         gradient_as_bucket_view: DDP's: gradients share memory with what is exchanged.
@@ -91,6 +94,7 @@ class TorchRecStrategy(OverlappedStrategy):
         clip_dense_only: bool = False,
         convert_table_state: bool = False,
         look_ahead: bool | Literal["auto"] = "auto",
+        async_save: bool = False,
         find_unused_parameters: bool = False,
         static_graph: bool = False,
         gradient_as_bucket_view: bool = False,
@@ -129,6 +133,7 @@ class TorchRecStrategy(OverlappedStrategy):
         if look_ahead not in (True, False, "auto"):
             raise ValueError(f'look_ahead must be True, False or "auto", got {look_ahead!r}')
         self._look_ahead = look_ahead
+        self._saves = Saves(async_save, timeout)
         self._tables: ShardedTables | None = None
         self._random: list[Any] | None = None
 
@@ -170,7 +175,8 @@ class TorchRecStrategy(OverlappedStrategy):
         if type(self._checkpoint_io) not in (type(None), TorchCheckpointIO):
             raise ValueError(
                 f"TorchRecStrategy writes checkpoint directories itself, a {type(self._checkpoint_io).__name__} would "
-                "not be asked: leave it out of Trainer(plugins=...)"
+                "not be asked: leave it out of Trainer(plugins=...); TorchRecStrategy(async_save=True) writes while "
+                "training goes on"
             )
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting and self._layer_sync:
@@ -190,6 +196,7 @@ class TorchRecStrategy(OverlappedStrategy):
         self.setup_precision_plugin()
         if fitting:
             _optimizers_to_device(self.optimizers, self.root_device)
+            self._saves.open(trainer)
 
     def _setup_tables(self, trainer: pl.Trainer) -> None:
         module = self.lightning_module
@@ -266,6 +273,7 @@ class TorchRecStrategy(OverlappedStrategy):
         """
         self._forget_ahead()
         module = self.lightning_module
+        self._saves.close()
         fixed = self._tables is not None and bool(self._tables.sharded)
         if module is not None and not fixed and not any(weight.is_meta for weight in module.parameters()):
             super().teardown()
@@ -302,12 +310,14 @@ class TorchRecStrategy(OverlappedStrategy):
         if storage_options is not None:
             raise ValueError(f"save_checkpoint: storage_options must be None, got {storage_options!r}")
         state = self._joined.table_state() if "optimizer_states" in checkpoint and self._joined else {}
-        files.write(filepath, checkpoint, state, plan=asdict(self._tables.report) if self._tables else None)
+        plan = asdict(self._tables.report) if self._tables else None
+        self._saves.write(filepath, checkpoint, state, plan)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint directory into the module's shards, and for a fit into the tables' optimizers."""
         module = self.lightning_module
         assert module is not None
+        self._saves.wait()
         self._random = None
         if not files.is_checkpoint(checkpoint_path) and not Path(checkpoint_path).is_dir():
             return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
@@ -342,9 +352,12 @@ class TorchRecStrategy(OverlappedStrategy):
             )
 
     def remove_checkpoint(self, filepath: Any) -> None:
-        """Remove a checkpoint directory."""
-        if self.is_global_zero:
-            files.remove(filepath)
+        """Remove a checkpoint directory, not before the one that replaces it is whole."""
+        self._saves.remove(filepath)
+
+    def on_train_end(self) -> None:
+        """Wait for the last checkpoint."""
+        self._saves.wait()
 
     @property
     def _joined(self) -> JoinedOptimizer | None:
@@ -356,6 +369,7 @@ class TorchRecStrategy(OverlappedStrategy):
         assert self._tables is not None
         module = self.lightning_module
         assert module is not None
+        self._saves.check(self.root_device)
         collect = self._update_in_step or module.trainer.accumulate_grad_batches > 1
         with self._tables.training_step(collect, manual=not module.automatic_optimization):
             return super().training_step(*args, **kwargs)
