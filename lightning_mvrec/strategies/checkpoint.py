@@ -27,7 +27,6 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from lightning_mvrec.strategies.checkpoint_convert import regroup_tables
 from lightning_mvrec.strategies.checkpoint_random import random_state, set_random_state
 from lightning_mvrec.strategies.checkpoint_read import (
     META,
@@ -39,7 +38,7 @@ from lightning_mvrec.strategies.checkpoint_read import (
     replaced,
     whole,
 )
-from lightning_mvrec.strategies.checkpoint_stage import Staged, on_rank_zero, stage
+from lightning_mvrec.strategies.checkpoint_stage import Staged, checksums, on_rank_zero, stage
 from lightning_mvrec.strategies.checkpoint_weights import read_weights
 
 __all__ = [
@@ -50,7 +49,6 @@ __all__ = [
     "random_state",
     "read_meta",
     "read_weights",
-    "regroup_tables",
     "remove",
     "set_random_state",
     "stage",
@@ -112,13 +110,14 @@ def write_staged(staged: Staged, group: dist.ProcessGroup | None = None) -> None
 
     on_rank_zero(prepare, group)
     try:
-        dcp.save(
-            staged.state,
-            storage_writer=dcp.FileSystemWriter(temporary),
-            # Buffers that DDP has not yet made equal again are rank 0's, as they will be.
-            planner=dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True),
-            process_group=group,
-        )
+        with checksums():
+            dcp.save(
+                staged.state,
+                storage_writer=dcp.FileSystemWriter(temporary),
+                # Buffers that DDP has not yet made equal again are rank 0's, as they will be.
+                planner=dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True),
+                process_group=group,
+            )
     except dcp.CheckpointException as error:  # raised on every rank; a BaseException, which nobody expects
         on_rank_zero(lambda: shutil.rmtree(temporary, ignore_errors=True), group)
         raise OSError(f"{target} could not be saved: {first_failure(error)}") from error

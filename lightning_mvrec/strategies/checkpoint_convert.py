@@ -7,7 +7,6 @@ is what row-wise Adagrad would have kept; what is copied out has forgotten how t
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from lightning_mvrec.strategies.checkpoint_read import SafeReader, whole
+from lightning_mvrec.strategies.checkpoint_read import SafeReader, read_part, whole
 
 
 def convertible(saved: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -97,7 +96,4 @@ def _chunks(
         offsets = tuple(index.offset or (0,) * len(described.size))
         if offsets[0] >= end or offsets[0] + sizes[offsets][0] <= first:
             continue
-        with (folder / place.relative_path).open("rb") as stream:
-            stream.seek(place.offset)
-            content = io.BytesIO(stream.read(place.length))
-        yield offsets, torch.load(content, map_location="cpu", weights_only=True), described.size[-1]
+        yield offsets, read_part(folder, place), described.size[-1]

@@ -6,10 +6,11 @@ import io
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -61,7 +62,15 @@ def _member(kind: Any, name: str) -> Any:
 
 
 class SafeReader(dcp.FileSystemReader):
-    """Reads the tensors of a checkpoint directory; torch's own reader unpickles whatever ``.metadata`` says."""
+    """Reads the tensors of a checkpoint directory.
+
+    torch's own reader unpickles whatever ``.metadata`` says, and takes a tensor whose bytes have changed on the disk.
+    """
+
+    def _slice_file(self, file: IO[bytes], sinfo: Any) -> IO[bytes]:
+        found: IO[bytes] = super()._slice_file(file, sinfo)
+        check_bytes(found, Path(self.path) / sinfo.relative_path)
+        return found
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read ``.metadata`` through an allow-list, and see that the files that it names are whole.
@@ -97,6 +106,36 @@ class SafeReader(dcp.FileSystemReader):
                 raise ValueError(f"{self.path} is not whole: {name} is missing")
             if file.stat().st_size < size:
                 raise ValueError(f"{file} is truncated: it has {file.stat().st_size} bytes, must have {size}")
+
+
+def check_bytes(saved: IO[bytes], file: Path) -> None:
+    """See that what ``torch.save`` has written is still the same; torch writes check sums, but does not look at them.
+
+    Args:
+        saved: A file, or the part of one that holds a tensor; left at its begin.
+        file: Its name, for the message.
+
+    Raises:
+        ValueError: If a byte has changed.
+    """
+    saved.seek(0)
+    try:
+        with zipfile.ZipFile(saved) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if wrong is not None:
+        raise ValueError(f"{file} is damaged: a byte of {wrong} has changed")
+    saved.seek(0)
+
+
+def read_part(folder: Path, place: Any) -> torch.Tensor:
+    """Return a saved tensor, one of those that ``storage_data`` of the metadata names."""
+    with (folder / place.relative_path).open("rb") as stream:
+        stream.seek(place.offset)
+        content = io.BytesIO(stream.read(place.length))
+    check_bytes(content, folder / place.relative_path)
+    return torch.load(content, map_location="cpu", weights_only=True)
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -136,8 +175,9 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{path} is not a checkpoint directory: {META} is missing")
     try:
-        with torch.serialization.safe_globals(SAFE_NUMPY):
-            meta = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as stream, torch.serialization.safe_globals(SAFE_NUMPY):
+            check_bytes(stream, file)
+            meta = torch.load(stream, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:

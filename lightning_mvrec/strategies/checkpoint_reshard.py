@@ -6,7 +6,6 @@ large run become one, or the rows of one large file several. Nothing else change
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
-from lightning_mvrec.strategies.checkpoint_read import META, PLAN, SafeReader, partial, read_meta, whole
+from lightning_mvrec.strategies.checkpoint_read import META, PLAN, SafeReader, partial, read_meta, read_part, whole
 
 
 def reshard(path: str | os.PathLike[str], out: str | os.PathLike[str], files: int = 1) -> None:
@@ -78,11 +77,7 @@ class _Copy(dcp.DefaultSavePlanner):
         return value
 
     def _piece(self, index: MetadataIndex) -> Tensor:
-        place = self._metadata.storage_data[index]
-        with (self._source / place.relative_path).open("rb") as stream:
-            stream.seek(place.offset)
-            content = io.BytesIO(stream.read(place.length))
-        return torch.load(content, map_location="cpu", weights_only=True)
+        return read_part(self._source, self._metadata.storage_data[index])
 
 
 def _write(source: Path, metadata: Metadata, target: Path, files: int) -> None:

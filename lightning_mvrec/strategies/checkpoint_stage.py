@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy as copies
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ def on_rank_zero(action: Callable[[], None], group: dist.ProcessGroup | None = N
         raise RuntimeError(f"rank 0 failed: {said[0]}")
 
 
+@contextmanager
+def checksums() -> Iterator[None]:
+    """Let ``torch.save`` write the check sums that reading looks at, even where somebody has switched them off."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
 @torch.no_grad()
 def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
     if not isinstance(value, ShardedTensor):
@@ -138,7 +150,8 @@ def _serialise(meta: dict[str, Any]) -> bytes:
 
 def _round_trip(value: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(value, buffer)
+    with checksums():
+        torch.save(value, buffer)
     buffer.seek(0)
     with torch.serialization.safe_globals(SAFE_NUMPY):
         torch.load(buffer, weights_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -27,6 +26,7 @@ from torch.optim import Optimizer
 from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.constraints import Planner, measured_usage
 from lightning_mvrec.strategies.checkpoint_async import Saves
+from lightning_mvrec.strategies.checkpoint_restore import naming, restore
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.loaders import even_out
@@ -136,6 +136,7 @@ class TorchRecStrategy(OverlappedStrategy):
         self._saves = Saves(async_save, timeout)
         self._tables: ShardedTables | None = None
         self._random: list[Any] | None = None
+        self._resumed_from: str | Path | None = None
 
     @property
     def plan_report(self) -> PlanReport | None:
@@ -319,28 +320,22 @@ class TorchRecStrategy(OverlappedStrategy):
         assert module is not None
         self._saves.wait()
         self._random = None
+        self._resumed_from = checkpoint_path
         if not files.is_checkpoint(checkpoint_path) and not Path(checkpoint_path).is_dir():
-            return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
-        meta = files.read_meta(checkpoint_path)
-        checkpoint = meta["checkpoint"]
-        state_dict = module.state_dict()
-        weights = {key: value for key, value in state_dict.items() if key not in checkpoint["state_dict"]}
-        fitting = module.trainer.state.fn == TrainerFn.FITTING and "optimizer_states" in checkpoint
-        state = self._joined.table_state() if fitting and self._joined else None
-        converted = files.read_weights(
-            checkpoint_path, weights, state, strict=module.strict_loading, convert_state=self._convert_table_state
-        )
-        if converted:  # on this rank; others may hold none of these tables
-            warnings.warn(f"optimizer state converted, which is inexact: {converted}", stacklevel=2)
-        if state is not None and self._joined and self._convert_table_state:
-            files.regroup_tables(checkpoint, [group.tables for group in self._joined.groups])
-        checkpoint["state_dict"] = {**state_dict, **checkpoint["state_dict"]}
-        self._random = meta["random"]
+            with naming(checkpoint_path):
+                return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
+        checkpoint, self._random = restore(checkpoint_path, module, self._joined, self._convert_table_state)
         return checkpoint
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Load what was no directory; of one, the weights are in the module already."""
+        with naming(self._resumed_from):
+            super().load_model_state_dict(checkpoint, strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load the optimizers' state and go on with the random numbers of this rank."""
-        super().load_optimizer_state_dict(checkpoint)
+        with naming(self._resumed_from):
+            super().load_optimizer_state_dict(checkpoint)
         if self._random is None:
             return
         if len(self._random) == dist.get_world_size():
