@@ -30,12 +30,14 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from lightning_mvrec.strategies.checkpoint_random import random_state, set_random_state
 from lightning_mvrec.strategies.checkpoint_read import (
     META,
+    METADATA,
     PLAN,
     first_failure,
     is_checkpoint,
     partial,
     read_meta,
     replaced,
+    sealed,
     whole,
 )
 from lightning_mvrec.strategies.checkpoint_stage import Staged, checksums, on_rank_zero, stage
@@ -100,6 +102,7 @@ def write_staged(staged: Staged, group: dist.ProcessGroup | None = None) -> None
 
     def finish() -> None:
         try:
+            _write_file(temporary / METADATA, sealed((temporary / METADATA).read_bytes()))
             if staged.plan is not None:
                 _write_file(temporary / PLAN, (json.dumps(staged.plan, indent=1) + "\n").encode())
             _write_file(temporary / META, staged.meta)  # last: a directory that has it is whole

@@ -7,18 +7,21 @@ import os
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _ReaderView
 
 FORMAT = 1
 META = "meta.pt"
+METADATA = ".metadata"
 PLAN = "plan.json"
 #: What the keys of the modules' weights, and of the tables' optimizer state, begin with.
 WEIGHTS, STATE = "model.", "table_state/"
@@ -27,6 +30,8 @@ SAFE_NUMPY = [
     np.dtype,
     *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")},
 ]
+_SEAL = b"\ncrc32 "
+_SEALED = len(_SEAL) + 8
 _SAFE_IN_METADATA = {
     "torch.distributed.checkpoint.metadata": {
         "Metadata",
@@ -61,6 +66,12 @@ def _member(kind: Any, name: str) -> Any:
     raise pickle.UnpicklingError(f"a checkpoint's .metadata may not hold attribute {name!r} of {kind!r}")
 
 
+class _Part(_ReaderView):
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        # torch's counts backwards from the end: its -22 is 22 bytes after it.
+        return super().seek(self.len + offset) if whence == os.SEEK_END else super().seek(offset, whence)
+
+
 class SafeReader(dcp.FileSystemReader):
     """Reads the tensors of a checkpoint directory.
 
@@ -68,7 +79,7 @@ class SafeReader(dcp.FileSystemReader):
     """
 
     def _slice_file(self, file: IO[bytes], sinfo: Any) -> IO[bytes]:
-        found: IO[bytes] = super()._slice_file(file, sinfo)
+        found = cast(IO[bytes], _Part(cast(io.IOBase, file), sinfo.offset, sinfo.length))
         check_bytes(found, Path(self.path) / sinfo.relative_path)
         return found
 
@@ -78,9 +89,9 @@ class SafeReader(dcp.FileSystemReader):
         Raises:
             ValueError: If it holds anything but the description of tensors, or a file is missing or too short.
         """
-        file = Path(self.path) / ".metadata"
+        file = Path(self.path) / METADATA
         try:
-            metadata = _MetadataUnpickler(io.BytesIO(file.read_bytes())).load()
+            metadata = _MetadataUnpickler(io.BytesIO(_unsealed(file.read_bytes()))).load()
             described, stored = metadata.state_dict_metadata, metadata.storage_data
         except FileNotFoundError:
             raise ValueError(f"{self.path} is not a checkpoint directory: {file.name} is missing") from None
@@ -106,6 +117,20 @@ class SafeReader(dcp.FileSystemReader):
                 raise ValueError(f"{self.path} is not whole: {name} is missing")
             if file.stat().st_size < size:
                 raise ValueError(f"{file} is truncated: it has {file.stat().st_size} bytes, must have {size}")
+
+
+def sealed(metadata: bytes) -> bytes:
+    """Return the content of ``.metadata`` with its check sum behind it, where unpickling does not look."""
+    return metadata + b"%s%08x" % (_SEAL, zlib.crc32(metadata))
+
+
+def _unsealed(content: bytes) -> bytes:
+    metadata, mark, total = content[:-_SEALED], content[-_SEALED:-8], content[-8:]
+    if mark != _SEAL:  # the first release did not write any
+        return content
+    if total != b"%08x" % zlib.crc32(metadata):
+        raise ValueError("a byte of it has changed")
+    return metadata
 
 
 def check_bytes(saved: IO[bytes], file: Path) -> None:

@@ -17,7 +17,17 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
-from lightning_mvrec.strategies.checkpoint_read import META, PLAN, SafeReader, partial, read_meta, read_part, whole
+from lightning_mvrec.strategies.checkpoint_read import (
+    META,
+    METADATA,
+    PLAN,
+    SafeReader,
+    partial,
+    read_meta,
+    read_part,
+    sealed,
+    whole,
+)
 
 
 def reshard(path: str | os.PathLike[str], out: str | os.PathLike[str], files: int = 1) -> None:
@@ -43,6 +53,7 @@ def reshard(path: str | os.PathLike[str], out: str | os.PathLike[str], files: in
     temporary.mkdir(parents=True)
     try:
         _write(source, metadata, temporary, files)
+        (temporary / METADATA).write_bytes(sealed((temporary / METADATA).read_bytes()))
         for name in (PLAN, META):
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)

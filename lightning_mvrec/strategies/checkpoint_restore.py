@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,8 +54,8 @@ def naming(path: str | os.PathLike[str] | None) -> Iterator[None]:
     """Let an error in reading say which file it concerns."""
     try:
         yield
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, ValueError) as error:
-        if path is None or str(path) in str(error):
+    except Exception as error:  # a damaged pickle raises almost anything
+        if path is None or isinstance(error, OSError) or str(path) in str(error):
             raise
         kind = type(error) if type(error) in (RuntimeError, ValueError) else ValueError
         raise kind(f"{path}: {error}") from error

@@ -120,3 +120,36 @@ def test_the_summary_counts_whole_tables(sharding):
         return counts["embeddings"], counts["tower"], summary.total_parameters, summary.trainable_parameters
 
     assert run_ranks(look, 2) == [(TABLES, TOWER, TABLES + TOWER, TABLES + TOWER)] * 2
+
+
+def test_an_offline_wandb_run_has_the_metrics_once(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs wandb, which is optional")
+    from lightning.pytorch.loggers import WandbLogger
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+
+    def log():
+        logger = WandbLogger(save_dir=tmp_path, project="parts", offline=True)
+        keep = ModelCheckpoint(tmp_path / "kept", save_last="link", filename="{epoch}")
+        runner = trainer(
+            strategy(),
+            tmp_path,
+            max_epochs=2,
+            logger=logger,
+            enable_checkpointing=True,
+            log_every_n_steps=1,
+            callbacks=[keep, LearningRateMonitor(logging_interval="epoch")],
+        )
+        runner.fit(Scored(), loader(3), loader(1))
+        summary = dict(logger.experiment.summary) if runner.is_global_zero else None
+        if runner.is_global_zero:
+            logger.experiment.finish()
+        return summary
+
+    summary, other = run_ranks(log, 2)
+    assert other is None
+    assert (summary["score"], summary["epoch"]) == (1.0, 1)
+    assert "lr-JoinedOptimizer/tables/0" in " ".join(summary)
+    assert [len(list(path.glob("*.wandb"))) for path in (tmp_path / "wandb").glob("offline-run-*")] == [1]
+    assert (tmp_path / "kept" / "last.ckpt").is_symlink()
