@@ -24,9 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_mvrec.strategies import checkpoint as files
-from lightning_mvrec.strategies.constraints import Planner, measured_usage
 from lightning_mvrec.strategies.checkpoint_async import Saves
 from lightning_mvrec.strategies.checkpoint_restore import naming, restore
+from lightning_mvrec.strategies.constraints import Planner, measured_usage
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.loaders import even_out
