@@ -12,13 +12,13 @@ import pandas as pd
 
 from lightning_mvrec.data.build_targets import write_targets
 from lightning_mvrec.data.content import content_by_row
-from lightning_mvrec.data.events import CleanView, clean_ids, clean_view, encode_field
+from lightning_mvrec.data.events import CleanView, check_one_type, clean_ids, clean_view, encode_field
 from lightning_mvrec.data.histories import History, build_history
 from lightning_mvrec.data.settings import Settings, check_settings, real_times
 from lightning_mvrec.data.sources.base import RawData
 from lightning_mvrec.data.split import Assignment, gather_candidates
 from lightning_mvrec.data.store import StoreWriter
-from lightning_mvrec.data.summary import summarise
+from lightning_mvrec.data.summary import ViewCounts, summarise
 from lightning_mvrec.data.transforms import Standardise
 from lightning_mvrec.data.vocab import Vocabulary
 from lightning_mvrec.data.work import Work
@@ -73,8 +73,8 @@ def build(settings: Settings, root: str | None, writer: StoreWriter, bar: Any) -
         num_items=len(work.items),
         num_users=len(work.users),
         targets=tuple(settings.targets),
-        item_fields=_write_fields(writer, "item", raw.items, work.items, raw.text, values),
-        user_fields=_write_fields(writer, "user", raw.users, work.users, (), values),
+        item_fields=write_fields(writer, "item", raw.items, work.items, raw.text, values),
+        user_fields=write_fields(writer, "user", raw.users, work.users, (), values),
         has_times=real_times(raw),
         label=settings.label.kind if settings.label else "implicit",
         content_dim=settings.content.width if settings.content else 0,
@@ -89,7 +89,7 @@ def build(settings: Settings, root: str | None, writer: StoreWriter, bar: Any) -
     writer.json("item_ids.json", work.items.ids)
     writer.json("field_values.json", values)
     writer.finish(
-        summary=summarise(schema, clean, assignment, counts),
+        summary=summarise(schema, {name: ViewCounts.of(view) for name, view in clean.items()}, assignment.note, counts),
         note=assignment.note,
         counts=counts,
         clean_in_time=settings.split.clean_in_time,
@@ -110,7 +110,15 @@ def _catalogue(raw: RawData, histories: list[History], assignment: Assignment, i
 def _numbers(raw: RawData, clean: dict[str, CleanView], column: str) -> np.ndarray:
     """Return the distinct raw ids of all frames, ascending: number ``i`` is ``ids[i]``."""
     parts = {f"view {name!r}": getattr(view, column) for name, view in clean.items()}
-    known = dict(parts)
+    aside, known = side_ids(raw, column)
+    check_one_type(column, {**parts, **aside})
+    joined = np.concatenate([*parts.values(), *known])
+    return np.sort(pd.unique(joined)) if joined.dtype != object else np.array(sorted(set(joined)), dtype=object)
+
+
+def side_ids(raw: RawData, column: str) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Return the raw ids beside the events: all, by where they are, and those that get a number."""
+    parts, known = {}, []
     for where, frame in ((f"{column}s", raw.items if column == "item" else raw.users), ("held_out", raw.held_out)):
         if frame is None:
             continue
@@ -119,19 +127,8 @@ def _numbers(raw: RawData, clean: dict[str, CleanView], column: str) -> np.ndarr
         parts[where] = clean_ids(where, column, frame[column])
         # A held-out item is only a test target: nothing makes it part of the catalogue.
         if where != "held_out" or column == "user":
-            known[where] = parts[where]
-    (first, expected), *rest = ((where, values.dtype) for where, values in parts.items())
-    for where, dtype in rest:
-        if dtype != expected:
-            raise ValueError(
-                f"ids of column {column!r} must be of one type: {_type(expected)} in {first}, {_type(dtype)} in {where}"
-            )
-    joined = np.concatenate(list(known.values()))
-    return np.sort(pd.unique(joined)) if joined.dtype != object else np.array(sorted(set(joined)), dtype=object)
-
-
-def _type(dtype: np.dtype) -> str:
-    return "strings" if dtype.kind == "O" else "integers"
+            known.append(parts[where])
+    return parts, known
 
 
 def _history(view: CleanView, user_of: Vocabulary, item_of: Vocabulary, num_users: int) -> History:
@@ -199,7 +196,7 @@ def _write_known(writer: StoreWriter, work: Work) -> None:
     writer.array("user_trained", trained)
 
 
-def _write_fields(
+def write_fields(
     writer: StoreWriter,
     owner: str,
     frame: pd.DataFrame | None,
@@ -207,6 +204,16 @@ def _write_fields(
     text: tuple[str, ...],
     values: dict[str, list[Any]],
 ) -> tuple[Field, ...]:
+    """Write the fields of items or users, and the text of items.
+
+    Args:
+        writer: Of the store.
+        owner: ``"item"`` or ``"user"``.
+        frame: The items or users, or None.
+        rows: Raw id <-> row of the owners.
+        text: Columns kept as text.
+        values: Takes the raw values by field.
+    """
     fields = []
     if frame is not None:
         row = rows.rows(clean_ids(f"{owner}s", owner, frame[owner]))

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_mvrec.data.collate import Collator
 from lightning_mvrec.data.content import Content
+from lightning_mvrec.data.engines.base import Engine
 from lightning_mvrec.data.examples import (
     CoveringWindows,
     Examples,
@@ -66,6 +67,8 @@ class EventsDataModule(LightningDataModule):
         num_workers: Processes that build batches.
         pin_memory: Whether batches are put into page-locked memory.
         seed: Seed of order and negatives.
+        engine: What prepares events that do not fit in memory, such as ``DuckDB()``; None reads them into memory. The
+            store is the same.
 
     Raises:
         ValueError: If an argument is out of its range, or names a view that does not exist.
@@ -97,6 +100,7 @@ class EventsDataModule(LightningDataModule):
         num_workers: int = 0,
         pin_memory: bool = False,
         seed: int = 0,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -129,6 +133,7 @@ class EventsDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.seed = seed
+        self.engine = engine
         self._store: Store | None = None
         self._schema: Schema | None = None
         self._usage: dict[str, tuple[float, float]] | None = None
@@ -137,7 +142,7 @@ class EventsDataModule(LightningDataModule):
         """Prepare the store, or find the one that the same files and settings gave before; prints which."""
         path = store_path(self.settings, self.root, self.store_dir)
         found = path.is_dir()
-        store = prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir)
+        store = prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir, engine=self.engine)
         if self._store is None:  # Lightning calls this before every stage; one line is enough
             print(f"data: {'reusing' if found else 'prepared'} {store.path}")
 
@@ -147,7 +152,7 @@ class EventsDataModule(LightningDataModule):
             return
         path = store_path(self.settings, self.root, self.store_dir)
         if not path.is_dir():
-            prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir)
+            prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir, engine=self.engine)
         store = Store(path)
         self._schema = self._read_schema(store)
         for what, names in (("filter_seen", self.filter_seen), ("target_weights", self.target_weights)):

@@ -87,7 +87,7 @@ def clean_view(
 
 
 def _deduplicated(view: CleanView) -> CleanView:
-    again = pd.DataFrame({"user": view.user, "item": view.item, "time": view.time}).duplicated().to_numpy()
+    again = duplicated(view.user, view.item, view.time)
     if not again.any():
         return view
     keep = ~again
@@ -100,6 +100,16 @@ def _deduplicated(view: CleanView) -> CleanView:
         int(again.sum()),
         view.missing,
     )
+
+
+def duplicated(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return which events are equal in user, item and time to one before them.
+
+    Example:
+        >>> duplicated(np.array([1, 1, 2]), np.array([7, 7, 7]), np.array([5, 5, 5])).tolist()
+        [False, True, False]
+    """
+    return pd.DataFrame({"user": user, "item": item, "time": time}).duplicated().to_numpy()
 
 
 def kind_of(values: pd.Series) -> str:
@@ -149,6 +159,24 @@ def clean_ids(where: str, column: str, values: pd.Series) -> np.ndarray:
         f"{where}, row {values.index[row]}, column {column!r}: ids must be all integers or all strings, got "
         f"{array[row]!r} ({type(array[row]).__name__}), the first is {array[0]!r}"
     )
+
+
+def check_one_type(column: str, parts: dict[str, np.ndarray]) -> None:
+    """Check that ids are all integers or all strings.
+
+    Raises:
+        ValueError: If they are not; names the places.
+    """
+    (first, expected), *rest = ((where, values.dtype) for where, values in parts.items())
+    for where, dtype in rest:
+        if dtype != expected:
+            raise ValueError(
+                f"ids of column {column!r} must be of one type: {_type(expected)} in {first}, {_type(dtype)} in {where}"
+            )
+
+
+def _type(dtype: np.dtype) -> str:
+    return "strings" if dtype.kind == "O" else "integers"
 
 
 def clean_times(where: str, column: str, values: pd.Series) -> np.ndarray:

@@ -8,7 +8,14 @@ from lightning_mvrec.data.histories import History
 
 
 class TargetFilter:
-    """Chooses among the events of the target views."""
+    """Chooses among the events of the target views.
+
+    Attributes:
+        by_user: Whether ``eligible`` decides about a user by that user's events alone, so that it may be given some
+            whole users at a time, as for data larger than memory.
+    """
+
+    by_user: bool = False
 
     def eligible(self, histories: list[History], views: list[int]) -> dict[int, np.ndarray]:
         """Return ``(N,)`` bool for each target view (by index)."""
@@ -17,6 +24,8 @@ class TargetFilter:
 
 class AllTargets(TargetFilter):
     """Every event of a target view."""
+
+    by_user = True
 
     def eligible(self, histories: list[History], views: list[int]) -> dict[int, np.ndarray]:
         """Keep all."""
@@ -28,6 +37,8 @@ class NovelTargets(TargetFilter):
 
     Earlier means earlier in (time, row) order within one view and strictly earlier between views, as in histories.
     """
+
+    by_user = True
 
     def eligible(self, histories: list[History], views: list[int]) -> dict[int, np.ndarray]:
         """Keep the first event of each (user, item) pair."""

@@ -87,10 +87,23 @@ def count_asof(
     """
     asof = np.empty((len(user), len(histories)), dtype=np.int64)
     for number, history in enumerate(histories):
-        asof[:, number] = events_before(history, user, time)
         own = view == number
+        if not own.all():  # counting by time is the costly part
+            asof[:, number] = events_before(history, user, time)
         asof[own, number] = index[own]
     return asof
+
+
+def run_starts(ascending: np.ndarray) -> np.ndarray:
+    """Return where each run of equal values begins.
+
+    Example:
+        >>> run_starts(np.array([4, 4, 7, 9, 9])).tolist()
+        [0, 2, 3]
+    """
+    if not len(ascending):
+        return np.zeros(0, dtype=np.int64)
+    return np.concatenate([[0], np.flatnonzero(ascending[1:] != ascending[:-1]) + 1])
 
 
 def ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:

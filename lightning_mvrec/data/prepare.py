@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from lightning_mvrec.data.build import STEPS, build
 from lightning_mvrec.data.content import Content
+from lightning_mvrec.data.engines.base import Engine
 from lightning_mvrec.data.filters import TargetFilter
 from lightning_mvrec.data.fingerprint import fingerprint
 from lightning_mvrec.data.labels import Label
@@ -17,6 +18,7 @@ from lightning_mvrec.data.settings import Settings, make_settings
 from lightning_mvrec.data.sources.base import Source
 from lightning_mvrec.data.split import Split
 from lightning_mvrec.data.store import FORMAT, MANIFEST, Store, StoreWriter
+from lightning_mvrec.data.stream import prepare_beside
 from lightning_mvrec.data.transforms import Transform
 
 
@@ -33,6 +35,7 @@ def prepare(
     content: Content | None = None,
     store_dir: str | os.PathLike[str] = ".mvrec",
     progress: bool = True,
+    engine: Engine | None = None,
 ) -> Store:
     """Prepare a source, or find the store that the same files and settings gave before.
 
@@ -49,13 +52,19 @@ def prepare(
         content: Makes a frozen vector of each item from its texts, kept in the store; None: no such vectors.
         store_dir: Folder of the stores; each is named by source and content.
         progress: Whether to show a progress bar.
+        engine: What prepares events that do not fit in memory; None reads them into memory. The store is the same. If
+            it is killed, the next call goes on with what was complete.
 
     Raises:
         ValueError: If the data or the settings are faulty; names the place. Earlier stores stay as they are.
+        ImportError: If the engine's package is not installed; names the extra.
     """
     settings = make_settings(source, targets, split, target_filter, label, transforms, deduplicate, content)
     path = store_path(settings, root, store_dir)
     if (path / MANIFEST).is_file():
+        return Store(path)
+    if engine is not None:
+        prepare_beside(settings, root, engine, path, progress)
         return Store(path)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)

@@ -6,12 +6,21 @@ n candidate targets, N events of one view, U users, V views. Stages are 0 train,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from lightning_mvrec.data.histories import History, count_asof
+from lightning_mvrec.data.histories import History, count_asof, run_starts
 
 STAGES = ("train", "val", "test")
+
+
+class Times(Protocol):
+    """Times of all candidates, ascending, looked up by place; they need not be in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Any: ...
 
 
 @dataclass
@@ -35,8 +44,9 @@ class Candidates:
     @property
     def place(self) -> tuple[np.ndarray, np.ndarray]:
         """Number of each candidate within its user, and how many the user has: ``(n,)`` each."""
-        _, first, inverse, count = np.unique(self.user, return_index=True, return_inverse=True, return_counts=True)
-        return np.arange(len(self.user)) - first[inverse], count[inverse]
+        first = run_starts(self.user)
+        count = np.diff(np.append(first, len(self.user)))
+        return np.arange(len(self.user)) - np.repeat(first, count), np.repeat(count, count)
 
 
 def gather_candidates(histories: list[History], eligible: dict[int, np.ndarray]) -> Candidates:
@@ -61,8 +71,9 @@ def gather_candidates(histories: list[History], eligible: dict[int, np.ndarray])
         )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     user, item, time, number, index = columns
-    order = np.lexsort((index, number, time, user))
-    user, item, time, number, index = (column[order] for column in columns)
+    if len(parts) > 1:  # one view is in this order already
+        order = np.lexsort((index, number, time, user))
+        user, item, time, number, index = (column[order] for column in columns)
     return Candidates(user, item, time, number, index, count_asof(histories, user, time, number, index))
 
 
@@ -91,11 +102,30 @@ class Split:
         needs_times: Whether a source without real times is refused.
         needs_pairs: Whether the source must give held-out pairs.
         clean_in_time: Whether nothing is learned from what happens after the first evaluation target of any user.
+        by_user: Whether ``assign`` decides about a user by that user's events alone, so that it may be given some
+            whole users at a time: data larger than memory are split so.
     """
 
     needs_times: bool = False
     needs_pairs: bool = False
     clean_in_time: bool = False
+    by_user: bool = False
+
+    def for_chunks(self, times: Times) -> Split:
+        """Return a split that decides the same, a few users at a time.
+
+        Args:
+            times: The times of all candidates, ascending.
+
+        Raises:
+            ValueError: If the split needs all users at once.
+        """
+        if not self.by_user:
+            raise ValueError(
+                f"split {type(self).__name__} decides about all targets at once, so it cannot be made by an engine "
+                "from data larger than memory: use GlobalTimeSplit, PerUserTimeSplit, LeaveOneOut or GivenPairs"
+            )
+        return self
 
     def assign(self, histories: list[History], candidates: Candidates) -> Assignment:
         """Return the stage of every candidate and of every event."""
@@ -133,22 +163,35 @@ class GlobalTimeSplit(Split):
 
     def assign(self, histories: list[History], candidates: Candidates) -> Assignment:
         """Cut every view at the same two moments."""
-        times = np.sort(candidates.time)
+        return self.for_chunks(np.sort(candidates.time)).assign(histories, candidates)
+
+    def for_chunks(self, times: Times) -> Split:
+        """Find the two moments."""
         count = len(times)
-        end = int(times[-1]) + 1 if count else 0
 
         def moment(share_before: float) -> int:
             place = round(share_before * count)
-            return int(times[place]) if place < count else end
+            return int(times[place]) if place < count else int(times[count - 1]) + 1 if count else 0
 
-        test_from = moment(1 - self.test)
-        val_from = moment(1 - self.test - self.val)
-        cut = [_stage_of(history.time, val_from, test_from) for history in histories]
+        return _CutAt(moment(1 - self.test - self.val), moment(1 - self.test))
+
+
+class _CutAt(Split):
+    """Cuts every view at the same two moments."""
+
+    by_user = True
+
+    def __init__(self, val_from: int, test_from: int) -> None:
+        self.val_from = val_from
+        self.test_from = test_from
+
+    def assign(self, histories: list[History], candidates: Candidates) -> Assignment:
+        cut = [_stage_of(history.time, self.val_from, self.test_from) for history in histories]
         return Assignment(
-            target=_stage_of(candidates.time, val_from, test_from).astype(np.int64),
+            target=_stage_of(candidates.time, self.val_from, self.test_from).astype(np.int64),
             events=cut,
             catalogue=[stage == 0 for stage in cut],
-            note=f"global time: validation from {val_from}, test from {test_from} (seconds)",
+            note=f"global time: validation from {self.val_from}, test from {self.test_from} (seconds)",
         )
 
 
@@ -165,6 +208,7 @@ class PerUserTimeSplit(Split):
     """
 
     needs_times = True
+    by_user = True
 
     def __init__(self, val: float = 0.1, test: float = 0.1) -> None:
         _check_shares(val, test)
@@ -195,6 +239,8 @@ class LeaveOneOut(Split):
         ValueError: If ``min_targets`` is below 1.
     """
 
+    by_user = True
+
     def __init__(self, min_targets: int = 3) -> None:
         if min_targets < 1:
             raise ValueError(f"min_targets must be at least 1, got {min_targets}")
@@ -218,6 +264,7 @@ class GivenPairs(Split):
     """The source's held-out pairs test, after everything in the events; each user's last target validates."""
 
     needs_pairs = True
+    by_user = True
 
     def assign(self, histories: list[History], candidates: Candidates) -> Assignment:
         """Take the last target of every user for validation; test targets are the source's pairs."""

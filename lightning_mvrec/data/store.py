@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_mvrec.data.appender import ArrayAppender
 from lightning_mvrec.schema import Schema
 
 FORMAT = 1
@@ -218,11 +219,36 @@ class StoreWriter:
         np.save(file, value)
         self.sizes[f"{name}.npy"] = file.stat().st_size
 
+    def appended(self, name: str, dtype: type | np.dtype, tail: tuple[int, ...] = ()) -> ArrayAppender:
+        """Return an array that grows; :meth:`close` counts it in when it is closed."""
+        return ArrayAppender(self.path / f"{name}.npy", dtype, tail)
+
+    def close(self, *arrays: ArrayAppender) -> None:
+        """Complete arrays that grew."""
+        for array in arrays:
+            array.close()
+            self.count(array.path)
+
+    def count(self, file: Path) -> None:
+        """Note the size of a file that is complete."""
+        self.sizes[file.relative_to(self.path).as_posix()] = file.stat().st_size
+
     def json(self, name: str, value: Any) -> None:
         """Write one JSON file."""
         file = self.path / name
         file.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
         self.sizes[name] = file.stat().st_size
+
+    def json_list(self, name: str, ids: np.ndarray) -> None:
+        """Write raw ids as :meth:`json` would write ``[None, *ids]``, without a list of them all."""
+        file = self.path / name
+        with open(file, "w", encoding="utf-8") as out:
+            out.write("[null")
+            for first in range(0, len(ids), 1 << 16):
+                out.write(", ")
+                out.write(json.dumps(ids[first : first + (1 << 16)].tolist(), ensure_ascii=False)[1:-1])
+            out.write("]")
+        self.count(file)
 
     def schema(self, schema: Schema) -> None:
         """Write ``schema.yaml``."""
@@ -231,5 +257,6 @@ class StoreWriter:
 
     def finish(self, **values: Any) -> None:
         """Write the manifest: format, size of every file, and ``values``."""
-        manifest = {"format": FORMAT, **values, "files": self.sizes}
+        # Sorted: files may be written in any order, and the manifest is the same.
+        manifest = {"format": FORMAT, **values, "files": dict(sorted(self.sizes.items()))}
         (self.path / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -7,9 +7,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_mvrec.data.moments import Moments
+
 
 class Transform:
-    """Maps a numeric event field to what a model reads. Missing values come as NaN and must leave as numbers."""
+    """Maps a numeric event field to what a model reads. Missing values come as NaN and must leave as numbers.
+
+    One that knows the training events by their :class:`~lightning_mvrec.data.moments.Moments` defines ``scale``; data
+    larger than memory can only be scaled so. One that needs all of them at once defines ``apply``.
+    """
+
+    def scale(self, value_N: np.ndarray, offsets: np.ndarray, moments: Moments) -> np.ndarray:
+        """Return ``(N,)`` finite floats.
+
+        Args:
+            value_N: Raw values of whole users, NaN where missing.
+            offsets: ``(U + 1,)``: user ``u`` owns ``offsets[u]:offsets[u + 1]``, oldest first.
+            moments: Of the values of all training events.
+        """
+        raise TypeError(f"{type(self).__name__} must define scale(value_N, offsets, moments) or apply")
 
     def apply(self, value_N: np.ndarray, offsets: np.ndarray, train_N: np.ndarray) -> np.ndarray:
         """Return ``(N,)`` finite floats.
@@ -19,22 +35,15 @@ class Transform:
             offsets: ``(U + 1,)``: user ``u`` owns ``offsets[u]:offsets[u + 1]``, oldest first.
             train_N: Which events belong to training: statistics come from these.
         """
-        raise TypeError(f"{type(self).__name__} must define apply(value_N, offsets, train_N)")
-
-
-def _statistics(value_N: np.ndarray, train_N: np.ndarray) -> tuple[float, float]:
-    known = value_N[train_N & ~np.isnan(value_N)]
-    if not len(known):
-        return 0.0, 1.0
-    return float(known.mean()), float(known.std()) or 1.0
+        return self.scale(value_N, offsets, Moments.of(value_N[train_N & ~np.isnan(value_N)]))
 
 
 class Identity(Transform):
     """The raw value; a missing one becomes the mean of the training events."""
 
-    def apply(self, value_N: np.ndarray, offsets: np.ndarray, train_N: np.ndarray) -> np.ndarray:
+    def scale(self, value_N: np.ndarray, offsets: np.ndarray, moments: Moments) -> np.ndarray:
         """Fill what is missing."""
-        return np.where(np.isnan(value_N), _statistics(value_N, train_N)[0], value_N)
+        return np.where(np.isnan(value_N), moments.mean, value_N)
 
 
 class Standardise(Transform):
@@ -45,20 +54,17 @@ class Standardise(Transform):
         [-1.0, 1.0, 0.0]
     """
 
-    def apply(self, value_N: np.ndarray, offsets: np.ndarray, train_N: np.ndarray) -> np.ndarray:
+    def scale(self, value_N: np.ndarray, offsets: np.ndarray, moments: Moments) -> np.ndarray:
         """Shift and scale."""
-        mean, deviation = _statistics(value_N, train_N)
-        return np.where(np.isnan(value_N), 0.0, (value_N - mean) / deviation)
+        return np.where(np.isnan(value_N), 0.0, (value_N - moments.mean) / moments.deviation)
 
 
 class MinMax(Transform):
     """0 at the smallest and 1 at the largest value of the training events; later events may lie outside."""
 
-    def apply(self, value_N: np.ndarray, offsets: np.ndarray, train_N: np.ndarray) -> np.ndarray:
+    def scale(self, value_N: np.ndarray, offsets: np.ndarray, moments: Moments) -> np.ndarray:
         """Shift and scale."""
-        known = value_N[train_N & ~np.isnan(value_N)]
-        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        scaled = (value_N - low) / ((high - low) or 1.0)
+        scaled = (value_N - moments.low) / ((moments.high - moments.low) or 1.0)
         return np.where(np.isnan(value_N), 0.5, scaled)
 
 
@@ -84,15 +90,14 @@ class UserMean(Transform):
             raise ValueError(f"prior must be above 0 events, got {prior}")
         self.prior = prior
 
-    def apply(self, value_N: np.ndarray, offsets: np.ndarray, train_N: np.ndarray) -> np.ndarray:
+    def scale(self, value_N: np.ndarray, offsets: np.ndarray, moments: Moments) -> np.ndarray:
         """Subtract each user's running mean."""
-        mean, deviation = _statistics(value_N, train_N)
         known = ~np.isnan(value_N)
         # Sums of centred values: a running sum over all users would otherwise lose digits.
-        centred = np.where(known, value_N - mean, 0.0)
+        centred = np.where(known, value_N - moments.mean, 0.0)
         start_N = np.repeat(offsets[:-1], np.diff(offsets))
         total = np.concatenate([[0.0], np.cumsum(centred)])
         number = np.concatenate([[0], np.cumsum(known)])
         before = np.arange(len(value_N))
         running = (total[before] - total[start_N]) / (number[before] - number[start_N] + self.prior)
-        return np.where(known, (centred - running) / deviation, 0.0)
+        return np.where(known, (centred - running) / moments.deviation, 0.0)

@@ -27,6 +27,7 @@ class Work:
         row_of_item: Item row of each item number, 0 outside the catalogue.
         users: Raw user id <-> user row.
         items: Raw item id <-> item row.
+        first_user: Number of the first user, where these are some of all users, whose numbers begin at 0 here.
     """
 
     settings: Settings
@@ -38,3 +39,4 @@ class Work:
     row_of_item: np.ndarray
     users: Vocabulary
     items: Vocabulary
+    first_user: int = 0

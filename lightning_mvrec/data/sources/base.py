@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lightning_mvrec.data.sources.parts import ViewParts
+
 
 @dataclass
 class RawData:
@@ -53,6 +55,21 @@ class Source:
     def load(self, root: str | None) -> RawData:
         """Read the events."""
         raise TypeError(f"{type(self).__name__} must define load(root)")
+
+    def parts(self, root: str | None) -> dict[str, ViewParts]:
+        """Return where each view's events lie, for an engine that reads them itself.
+
+        Raises:
+            ValueError: If the source can only be read into memory.
+        """
+        raise ValueError(
+            f"source {type(self).__name__} is read into memory and cannot be prepared by an engine: use TableSource, "
+            "LogSource, or define parts(root) and beside(root)"
+        )
+
+    def beside(self, root: str | None) -> RawData:
+        """Return what is read into memory beside the views, with no views: items, users and held-out pairs."""
+        return RawData({})
 
     def find_optional(self, root: str | None, name: str) -> Path | None:
         """Return the path of one file, in ``root`` or in ``root/<folder>``, or None."""

@@ -36,11 +36,10 @@ class RetailRocket(LogSource):
         pairs = self.find_optional(root, "test_buy.csv")
         return [*super().files(root), *([pairs] if pairs else [])]
 
-    def load(self, root: str | None) -> RawData:
-        """Read both files."""
-        raw = super().load(root)
+    def beside(self, root: str | None) -> RawData:
+        """Read the held-out pairs."""
         pairs = self.find_optional(root, "test_buy.csv")
-        if pairs is not None:
-            frame = rename(read_table(pairs), {"user": "visitorid", "item": "itemid"}, str(pairs))
-            raw.held_out = frame.assign(view="transaction")
-        return raw
+        if pairs is None:
+            return RawData({})
+        frame = rename(read_table(pairs), {"user": "visitorid", "item": "itemid"}, str(pairs))
+        return RawData({}, held_out=frame.assign(view="transaction"))

@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 
 from lightning_mvrec.data.sources.base import RawData, Source
+from lightning_mvrec.data.sources.parts import ViewParts, find_parts
 
 _TIME_UNITS = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
@@ -32,6 +33,21 @@ def read_table(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     raise ValueError(f"{path} must end in .parquet, .csv, .tsv, .jsonl (or .gz of these)")
+
+
+def read_parts(paths: list[Path]) -> pd.DataFrame:
+    """Read the parts of one table, in order; rows are numbered from the first part on.
+
+    Raises:
+        ValueError: As :func:`read_table`.
+    """
+    frames = [read_table(path) for path in paths]
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def name_parts(paths: list[Path]) -> str:
+    """Return what messages call the parts: the file, or the first one and how many follow."""
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def rename(frame: pd.DataFrame, columns: dict[str, str], where: str) -> pd.DataFrame:
@@ -137,10 +153,11 @@ class FrameSource(Source):
 
 
 class TableSource(Source):
-    """Files of one table each: parquet, CSV, TSV or JSON lines.
+    """Tables of parquet, CSV, TSV or JSON lines.
 
     Args:
-        views: By name of the view: the file's name inside ``root``.
+        views: By name of the view: the name inside ``root`` of a file, of a folder of parts, or a pattern such as
+            ``clicks/*.parquet``; parts count as one table, in the order of their names.
         columns: Our column name -> the files' name, for the views: at least ``user``, ``item``, ``time``; any other is
             an event field. All columns are kept, under their own names, where it is None.
         items: File of items: column ``item`` and fields.
@@ -179,24 +196,38 @@ class TableSource(Source):
 
     def files(self, root: str | None) -> list[Path]:
         """Return every file that is named."""
-        named = [*self.views.values(), *(name for name in (self.items, self.users, self.held_out) if name)]
-        return [self.find(root, name) for name in dict.fromkeys(named)]
+        beside = [name for name in (self.items, self.users, self.held_out) if name]
+        found = [path for name in self.views.values() for path in self._parts(root, name)]
+        return list(dict.fromkeys([*found, *(self.find(root, name) for name in beside)]))
 
     def load(self, root: str | None) -> RawData:
         """Read the files."""
-        views, origin = {}, {}
+        raw = self.beside(root)
         for name, file in self.views.items():
-            path = self.find(root, file)
-            frame = rename(read_table(path), self.columns or {}, f"{path}")
-            views[name], origin[name] = scale_times(frame, self.time_unit), str(path)
+            paths = self._parts(root, file)
+            frame = rename(read_parts(paths), self.columns or {}, name_parts(paths))
+            raw.views[name], raw.origin[name] = scale_times(frame, self.time_unit), name_parts(paths)
+        return raw
+
+    def parts(self, root: str | None) -> dict[str, ViewParts]:
+        """Return where each view's events lie."""
+        return {
+            name: ViewParts(tuple(self._parts(root, file)), self.columns or {}, time_unit=self.time_unit)
+            for name, file in self.views.items()
+        }
+
+    def beside(self, root: str | None) -> RawData:
+        """Read items, users and held-out pairs."""
         return RawData(
-            views,
+            {},
             self._optional(root, self.items, self.item_columns),
             self._optional(root, self.users, self.user_columns),
             self._optional(root, self.held_out, None),
             tuple(self.text or ()),
-            origin=origin,
         )
+
+    def _parts(self, root: str | None, name: str) -> list[Path]:
+        return find_parts(root, self.folder, name, self.download)
 
     def _optional(self, root: str | None, name: str | None, columns: dict[str, str] | None) -> pd.DataFrame | None:
         if name is None:
@@ -206,10 +237,11 @@ class TableSource(Source):
 
 
 class LogSource(Source):
-    """One file of events in which a column says the behaviour: a view for each of its values.
+    """One log of events in which a column says the behaviour: a view for each of its values.
 
     Args:
-        file: The file's name inside ``root``.
+        file: The name inside ``root`` of a file, of a folder of parts, or a pattern such as ``log/*.jsonl``; parts
+            count as one table, in the order of their names.
         behavior: Column of the behaviour.
         views: Name of the view -> value of the behaviour column.
         columns: Our column name -> the file's name: ``user``, ``item``, ``time`` and event fields.
@@ -237,8 +269,16 @@ class LogSource(Source):
         self.numeric = list(numeric or [])
 
     def files(self, root: str | None) -> list[Path]:
-        """Return the file."""
-        return [self.find(root, self.file)]
+        """Return the file, or its parts."""
+        return find_parts(root, self.folder, self.file, self.download)
+
+    def parts(self, root: str | None) -> dict[str, ViewParts]:
+        """Return where each view's events lie."""
+        files = tuple(LogSource.files(self, root))
+        return {
+            name: ViewParts(files, self.columns, (self.behavior, value), self.time_unit, tuple(self.numeric))
+            for name, value in self.views.items()
+        }
 
     def load(self, root: str | None) -> RawData:
         """Read the file and tell the behaviours apart.
@@ -246,17 +286,19 @@ class LogSource(Source):
         Raises:
             ValueError: If a column is missing, a number is none, or a behaviour occurs in no row.
         """
-        path = self.find(root, self.file)
-        table = rename(read_table(path), {**self.columns, "_behavior": self.behavior}, str(path))
+        paths = LogSource.files(self, root)
+        where = name_parts(paths)
+        table = rename(read_parts(paths), {**self.columns, "_behavior": self.behavior}, where)
         if not len(table):
-            raise ValueError(f"{path} must have at least one event, it has none")
-        table = scale_times(numbers(table, self.columns, self.numeric, str(path)), self.time_unit)
-        views = {}
+            raise ValueError(f"{where} must have at least one event, it has none")
+        table = scale_times(numbers(table, self.columns, self.numeric, where), self.time_unit)
+        raw = self.beside(root)
         for name, value in self.views.items():
-            views[name] = table[table["_behavior"] == value].drop(columns="_behavior")
-            if not len(views[name]):
+            raw.views[name] = table[table["_behavior"] == value].drop(columns="_behavior")
+            raw.origin[name] = where
+            if not len(raw.views[name]):
                 raise ValueError(
-                    f"{path}, column {self.behavior!r} must have rows {value!r} for view {name!r}, "
+                    f"{where}, column {self.behavior!r} must have rows {value!r} for view {name!r}, "
                     f"it has {sorted(map(str, table['_behavior'].unique()))[:10]}"
                 )
-        return RawData(views, origin=dict.fromkeys(views, str(path)))
+        return raw

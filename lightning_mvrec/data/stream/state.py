@@ -1,0 +1,100 @@
+"""What the first pass leaves for the second, on disk: a preparation that was killed goes on from there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lightning_mvrec.data.engines.base import Ordered
+from lightning_mvrec.data.stream.ordered import RawView
+
+_FILE = "ordered.json"
+_RENUMBERING = "renumbering"
+
+
+@dataclass
+class OrderedState:
+    """The first pass, complete.
+
+    Args:
+        views: What is known of each view.
+        users, items: Raw ids by number.
+        events: All events, duplicates included.
+        sizes: Size of the store's files so far.
+    """
+
+    views: dict[str, RawView]
+    users: np.ndarray
+    items: np.ndarray
+    events: int
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, ordered: Ordered) -> OrderedState:
+        """Return what an engine knows before it sorts."""
+        views = {
+            name: RawView(columns.numeric, columns.categories, columns.has_times)
+            for name, columns in ordered.views.items()
+        }
+        return cls(views, ordered.users, ordered.items, sum(columns.events for columns in ordered.views.values()))
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Return frames without rows that have the columns of the views: settings are checked against them."""
+        return {
+            name: pd.DataFrame(columns=["user", "item", *(["time"] if view.has_times else []), *view.fields])
+            for name, view in self.views.items()
+        }
+
+    def save(self, store: Path, folder: Path) -> None:
+        """Write the state, last of all: where it is, the first pass is complete."""
+        for name, ids in (("users", self.users), ("items", self.items)):
+            with open(folder / f"{name}.json", "w", encoding="utf-8") as file:
+                json.dump(ids.tolist(), file)
+        values = {
+            "views": {name: asdict(view) for name, view in self.views.items()},
+            "events": self.events,
+            "sizes": self.sizes,
+            "beside": _sizes(folder),
+        }
+        part = folder / f"{_FILE}.part"
+        part.write_text(json.dumps(values), encoding="utf-8")
+        part.replace(folder / _FILE)
+
+    @classmethod
+    def load(cls, store: Path, folder: Path) -> OrderedState | None:
+        """Return the state, or None if there is none or its files are not as it left them."""
+        file = folder / _FILE
+        if not file.is_file():
+            return None
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        now = _sizes(folder)
+        whole = all(now.get(name) == size for name, size in values["beside"].items()) and all(
+            (store / name).is_file() and (store / name).stat().st_size == size for name, size in values["sizes"].items()
+        )
+        # The third pass writes item rows over the numbers: from its beginning on nothing can be gone on with.
+        if not whole or (folder / _RENUMBERING).exists():
+            return None
+        users, items = (
+            json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("users", "items")
+        )
+        return cls(
+            {name: RawView(**view) for name, view in values["views"].items()},
+            *(np.array(ids, dtype=object if ids and isinstance(ids[0], str) else np.int64) for ids in (users, items)),
+            events=values["events"],
+            sizes=values["sizes"],
+        )
+
+
+def begin_renumbering(folder: Path) -> None:
+    """Note that item numbers are being replaced by rows."""
+    (folder / _RENUMBERING).touch()
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_FILE))
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
