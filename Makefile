@@ -43,7 +43,7 @@ test: python
 
 # Exit status 5 is "no test was selected".
 test-slow: python
-	@$(SETUP) --group test
+	@$(SETUP) --group test --group test-slow
 	$(PYTEST) -m "slow and not gpu" || test $$? -eq 5
 
 test-gpu: python

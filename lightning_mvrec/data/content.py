@@ -110,13 +110,8 @@ class TextVectors(Content):
 
 
 def content_by_row(content: Content, raw: RawData, rows: Vocabulary) -> np.ndarray:
-    """Return ``(num_items, W)`` float32 by item row; row 0, and items that the item file lacks, are 0.
-
-    Raises:
-        ValueError: If there is no item file.
-    """
-    if raw.items is None:
-        raise ValueError("content needs an item file, but the source gives none: set content to None")
+    """Return ``(num_items, W)`` float32 by item row; row 0, and items that the item file lacks, are 0."""
+    assert raw.items is not None  # check_settings refuses content without an item file
     vector_MW = content.vectors(raw.items)
     out_IW: np.ndarray = np.zeros((len(rows), content.width), dtype=np.float32)
     out_IW[rows.rows(clean_ids("items", "item", raw.items["item"]))] = vector_MW

@@ -58,7 +58,7 @@ def check_settings(settings: Settings, raw: RawData, names: list[str]) -> None:
     """Check the settings against what the source gave.
 
     Raises:
-        ValueError: If they name a view or field that does not exist, or the split needs what the source lacks.
+        ValueError: If they name a view or field that does not exist, or split or content need what the source lacks.
     """
     if not settings.targets:
         raise ValueError(f"targets must name at least one view of {names}, got none")
@@ -70,6 +70,8 @@ def check_settings(settings: Settings, raw: RawData, names: list[str]) -> None:
         raise ValueError(f"split {split} needs events with times, but the source has none: use LeaveOneOut")
     if settings.split.needs_pairs and raw.held_out is None:
         raise ValueError(f"split {split} needs held-out pairs, but the source gives none")
+    if settings.content is not None and raw.items is None:
+        raise ValueError("content needs an item file, but the source gives none: set content to None")
     for key in settings.transforms:
         view, _, field = key.rpartition(".")
         among = [view] if view in names else [] if view else names

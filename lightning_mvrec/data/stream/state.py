@@ -79,15 +79,18 @@ class OrderedState:
         # The third pass writes item rows over the numbers: from its beginning on nothing can be gone on with.
         if not whole or (folder / _RENUMBERING).exists():
             return None
-        users, items = (
-            json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("users", "items")
-        )
         return cls(
             {name: RawView(**view) for name, view in values["views"].items()},
-            *(np.array(ids, dtype=object if ids and isinstance(ids[0], str) else np.int64) for ids in (users, items)),
+            users=_read_ids(folder / "users.json"),
+            items=_read_ids(folder / "items.json"),
             events=values["events"],
             sizes=values["sizes"],
         )
+
+
+def _read_ids(file: Path) -> np.ndarray:
+    ids = json.loads(file.read_text(encoding="utf-8"))
+    return np.array(ids, dtype=object if ids and isinstance(ids[0], str) else np.int64)
 
 
 def begin_renumbering(folder: Path) -> None:
