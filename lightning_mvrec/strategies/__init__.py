@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning_mvrec.strategies.optimizers import RowWiseAdagrad as RowWiseAdagrad
     from lightning_mvrec.strategies.optimizers import TableOptimizer as TableOptimizer
     from lightning_mvrec.strategies.plain import plain_module as plain_module
+    from lightning_mvrec.strategies.quantize import quantize_tables as quantize_tables
     from lightning_mvrec.strategies.report import PlanReport as PlanReport
     from lightning_mvrec.strategies.torchrec import TorchRecStrategy as TorchRecStrategy
 
@@ -36,6 +37,7 @@ _MODULES = {
     "TableOptimizer": "optimizers",
     "TorchRecStrategy": "torchrec",
     "plain_module": "plain",
+    "quantize_tables": "quantize",
 }
 __all__ = [*_MODULES, "register"]
 

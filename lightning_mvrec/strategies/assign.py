@@ -173,12 +173,12 @@ def from_torch(optimizer: type[torch.optim.Optimizer], kwargs: Mapping[str, Any]
     kind = kinds[optimizer.__name__]
     known = set(kind.__dataclass_fields__)
     given = {"lr": 1e-3 if kind is Adam else 1e-2, **kwargs}
+    if "weight_decay" in known and given.get("weight_decay", 0) != 0:
+        raise ValueError(
+            f"{where}torch's {kind.__name__} adds weight_decay to the gradient, the fused kernel takes it from the "
+            f"weight: say which you mean by lightning_mvrec.strategies.{kind.__name__}(lr, weight_decay=...)"
+        )
     if kind is Adam:
-        if given.get("weight_decay", 0) != 0:
-            raise ValueError(
-                f"{where}torch's Adam adds weight_decay to the gradient, the fused kernel takes it from the weight: "
-                "say which you mean by lightning_mvrec.strategies.Adam(lr, weight_decay=...)"
-            )
         given["betas"] = tuple(given.get("betas", (0.9, 0.999)))
     elif "eps" not in given and "eps" in known:
         given["eps"] = 1e-10
@@ -194,9 +194,10 @@ def _refuse_incomplete(tables: Sequence[Table], device_type: str) -> None:
     if left and not everything_is_dense:
         raise ValueError(f"no table optimizer for {[table.name for table in left]}. {HOW_TO_CHOOSE}")
     for table in tables:
-        if table.optimizer is not None and not table.replicated and device_type not in table.optimizer.devices:
-            kind = type(table.optimizer).__name__
+        if table.optimizer is None or table.replicated:
+            continue
+        if lack := table.optimizer.lacks(device_type, pooled=hasattr(table.config, "pooling")):
             raise ValueError(
-                f"table {table.name!r} is sharded, and TorchRec has no fused {kind} on {device_type}: "
+                f"table {table.name!r} is sharded, and {lack}: "
                 f"use RowWiseAdagrad(lr=...), or replicate the table with replicate=[{table.path!r}]"
             )

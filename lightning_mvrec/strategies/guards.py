@@ -12,15 +12,17 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import nn
+from torchrec.distributed.train_pipeline.runtime_forwards import BaseForward
 
 
-def check_trainer(trainer: pl.Trainer, sharded: Sequence[str], clip_dense_only: bool) -> None:
+def check_trainer(trainer: pl.Trainer, sharded: Sequence[str]) -> None:
     """Raise for Trainer settings that sharded tables would not follow.
 
     Args:
         trainer: The trainer.
         sharded: Names of the sharded tables; without any, everything is allowed.
-        clip_dense_only: Whether gradient clipping is known to leave the tables out.
 
     Raises:
         ValueError: With the setting, the tables and the way out.
@@ -29,6 +31,12 @@ def check_trainer(trainer: pl.Trainer, sharded: Sequence[str], clip_dense_only: 
         return
     names = f"the sharded tables {list(sharded)}"
     _check_precision(trainer.precision_plugin, names)
+    for hook in ("training_step", "validation_step", "test_step", "predict_step"):
+        if is_param_in_hook_signature(getattr(trainer.lightning_module, hook), "dataloader_iter", explicit=True):
+            raise ValueError(
+                f"{hook}(self, dataloader_iter) takes batches out of Lightning's hands: it would lose the last ones of "
+                f"an epoch and count no steps, and {names} would not be guarded. Write {hook}(self, batch, batch_idx)"
+            )
     if trainer.lightning_module._compiler_ctx is not None:
         raise ValueError(
             f"torch.compile of the whole module cannot follow {names}; compile its dense parts instead: "
@@ -37,18 +45,26 @@ def check_trainer(trainer: pl.Trainer, sharded: Sequence[str], clip_dense_only: 
     if trainer.state.fn != TrainerFn.FITTING:
         return
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if trainer.gradient_clip_val and not clip_dense_only:
-        raise ValueError(
-            f"gradient_clip_val={trainer.gradient_clip_val} would not reach {names}, only the dense parameters. "
-            "If that is what you want, say TorchRecStrategy(clip_dense_only=True); to clip everything, replicate the "
-            'tables and train them with the module\'s own optimizer: replicate="all" and no table optimizer'
-        )
     for callback in callbacks:
         if isinstance(callback, (StochasticWeightAveraging, WeightAveraging)):
             raise ValueError(
                 f"{type(callback).__name__} copies the module, which {names} do not allow; leave it out, or "
                 'replicate the tables: TorchRecStrategy(replicate="all")'
             )
+
+
+def check_pipeline(path: str, collection: nn.Module) -> None:
+    """Raise if a train pipeline of TorchRec has taken over the lookups of a collection.
+
+    Raises:
+        RuntimeError: With the collection and the way out.
+    """
+    if isinstance(vars(collection).get("forward"), BaseForward):
+        raise RuntimeError(
+            f"{path}: a train pipeline of TorchRec has taken over its lookups. With Lightning it would lose the "
+            "batches in flight at the end of an epoch, count no steps, and evaluate training batches. Leave it out and "
+            "look up in training_step(self, batch, batch_idx): Lightning calls it once for each batch"
+        )
 
 
 def _check_precision(plugin: Precision, names: str) -> None:

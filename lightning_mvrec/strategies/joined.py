@@ -13,8 +13,9 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.optim import Optimizer
 from torchrec.optim.fused import FusedOptimizerModule
 
-from lightning_mvrec.strategies.collected import CollectedLookups
+from lightning_mvrec.strategies.held import HeldKernel
 from lightning_mvrec.strategies.optimizers import Adam, TableOptimizer
+from lightning_mvrec.strategies.rates import TableRates
 from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, shards
 
 
@@ -35,6 +36,7 @@ class TableGroup:
         tables: Names of the tables.
         weights: Weight and state of each replicated one, by name.
         kernels: This rank's fused kernels for the sharded ones.
+        all_weights: The parameters of all of them, in whatever part this rank has.
         steps: Optimizer steps done.
     """
 
@@ -42,6 +44,7 @@ class TableGroup:
     tables: list[str] = field(default_factory=list)
     weights: dict[str, tuple[nn.Parameter, dict[str, Tensor]]] = field(default_factory=dict)
     kernels: list[Any] = field(default_factory=list)
+    all_weights: list[Tensor] = field(default_factory=list)
     steps: int = 0
     applied_lr: float | None = None
 
@@ -97,9 +100,9 @@ def group_tables(tables: Sequence[Table], modules: dict[str, nn.Module]) -> list
             continue
         group = groups.setdefault(table.optimizer, TableGroup(table.optimizer))
         group.tables.append(table.name)
-        module = modules[table.path]
+        weight = modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}."))
+        group.all_weights.append(weight)
         if table.replicated:
-            weight = module.get_parameter(table.key.removeprefix(f"{table.path}."))
             group.weights[table.name] = (weight, table.optimizer.init_state(weight))
     for module in modules.values():
         if not isinstance(module, SHARDED_COLLECTIONS):
@@ -125,10 +128,11 @@ class JoinedOptimizer(Optimizer):
         dense: What ``configure_optimizers`` returned; table weights are taken out of it.
         groups: The table groups.
         table_weights: Weights of all tables that have a table optimizer or are frozen.
-        follow_schedule: Whether a learning-rate schedule of ``dense`` scales the tables' learning rates as well: by
-            the present learning rate of its first group over the one that the schedule started from (over the peak
-            for ``OneCycleLR``).
-        collected: Lookups of the sharded collections that wait for a step, if any.
+        follow_schedule: Whether a learning-rate schedule of ``dense`` scales the tables' learning rates as well: that
+            of the group which held the tables' weights, or else of the first.
+        held: This rank's fused kernels, whose updates may wait for a step.
+        sharded: Names of the sharded tables that are trained, the same on every rank.
+        clip_dense_only: Whether clipping leaves the sharded tables out.
     """
 
     def __init__(
@@ -137,7 +141,9 @@ class JoinedOptimizer(Optimizer):
         groups: list[TableGroup],
         table_weights: Sequence[Tensor],
         follow_schedule: bool = True,
-        collected: Sequence[CollectedLookups] = (),
+        held: Sequence[HeldKernel] = (),
+        sharded: Sequence[str] = (),
+        clip_dense_only: bool = False,
     ) -> None:
         # Optimizer.__init__ wants parameters of its own.
         self.defaults: dict[str, Any] = dict(dense.defaults)
@@ -145,23 +151,26 @@ class JoinedOptimizer(Optimizer):
         self._optimizer_step_post_hooks = OrderedDict()
         self.dense = dense
         self.groups = groups
-        self.follow_schedule = follow_schedule
-        self.collected = list(collected)
+        self.held = list(held)
+        self.sharded = list(sharded)
+        self.clip_dense_only = clip_dense_only
+        #: Whether the sharded tables' updates wait for the step that comes next.
+        self.holding = False
+        self._rates = TableRates(
+            dense,
+            [group.optimizer for group in groups],
+            [group.tables for group in groups],
+            [group.all_weights for group in groups],
+            [[weight for weight, _ in group.weights.values()] for group in groups],
+            follow_schedule,
+        )
+        self.table_groups = self._rates.groups
         strip(dense, table_weights)
-        self.table_groups: list[dict[str, Any]] = [
-            {
-                "params": [weight for weight, _ in group.weights.values()],
-                "name": f"tables/{number}",
-                "lr": group.optimizer.lr,
-                "tables": list(group.tables),
-            }
-            for number, group in enumerate(groups)
-        ]
-        self._first_lr = dense.param_groups[0]["lr"] if dense.param_groups and "lr" in dense.param_groups[0] else None
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The dense optimizer's groups, then one for each table optimizer."""
+        self._rates.refresh()
         return [*self.dense.param_groups, *self.table_groups]
 
     @property
@@ -171,15 +180,13 @@ class JoinedOptimizer(Optimizer):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Call the closure once, then step the dense optimizer and the replicated tables."""
-        rates = self._push()
+        rates = self.push()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if any(self.collected):
-            self._push()  # looking up has counted as a step of Adam
-            for lookups in self.collected:
-                lookups.update()
+        for kernel in self.held:
+            kernel.update(self.push)
         self.dense.step()
         for group, lr in zip(self.groups, rates, strict=True):
             group.step(lr)
@@ -187,14 +194,14 @@ class JoinedOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of dense parameters and replicated tables."""
-        self._push()  # with manual optimization the backward pass comes before `step`
+        self.push()  # with manual optimization the backward pass comes before `step`
         self.dense.zero_grad(set_to_none=set_to_none)
         for group in self.groups:
             for weight, _ in group.weights.values():
                 if weight.grad is not None:
                     weight.grad = None if set_to_none else weight.grad.detach().zero_()
-        for lookups in self.collected:
-            lookups.clear_gradients()
+        for kernel in self.held:
+            kernel.clear_gradients()
 
     def table_state(self) -> dict[str, Tensor | ShardedTensor]:
         """Return ``<table>/<state>`` -> this rank's part of the tables' state."""
@@ -205,8 +212,8 @@ class JoinedOptimizer(Optimizer):
         return {
             "dense": self.dense.state_dict(),
             "tables": [
-                {"lr": group["lr"], "tables": group["tables"], "steps": tables.steps}
-                for group, tables in zip(self.table_groups, self.groups, strict=True)
+                {"lr": lr, "tables": group["tables"], "steps": tables.steps}
+                for lr, group, tables in zip(self._rates.base, self.table_groups, self.groups, strict=True)
             ],
         }
 
@@ -225,8 +232,8 @@ class JoinedOptimizer(Optimizer):
         if saved != mine:
             raise ValueError(f"tables must have the optimizers that they were saved with: groups {saved}, now {mine}")
         self.dense.load_state_dict(state_dict["dense"])
-        for saved_group, group, tables in zip(state_dict["tables"], self.table_groups, self.groups, strict=True):
-            group["lr"] = saved_group["lr"]
+        for number, (saved_group, tables) in enumerate(zip(state_dict["tables"], self.groups, strict=True)):
+            self._rates.set_base(number, saved_group["lr"])
             tables.steps = saved_group["steps"]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -236,19 +243,12 @@ class JoinedOptimizer(Optimizer):
     def __repr__(self) -> str:
         return f"JoinedOptimizer(dense={self.dense!r}, tables={[group.optimizer for group in self.groups]})"
 
-    def _push(self) -> list[float]:
-        factor = self._schedule()
-        rates = [float(group["lr"]) * factor for group in self.table_groups]
+    def push(self) -> list[float]:
+        """Tell the kernels the present learning rates and numbers of steps; they look when they are asked for rows."""
+        rates = self._rates.refresh()
         for group, lr in zip(self.groups, rates, strict=True):
             group.push(lr)
         return rates
-
-    def _schedule(self) -> float:
-        if not self.follow_schedule or self._first_lr is None:
-            return 1.0
-        first = self.dense.param_groups[0]
-        start = first.get("max_lr", first.get("initial_lr", self._first_lr))
-        return float(first["lr"]) / float(start) if start else 1.0
 
 
 def strip(dense: Optimizer, table_weights: Sequence[Tensor]) -> None:

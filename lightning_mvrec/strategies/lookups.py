@@ -5,7 +5,7 @@ F features, B bags a rank has, M the most bags any rank has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchrec.distributed.types import LazyAwaitable, LazyGetItemMixin
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from lightning_mvrec.strategies.collected import CollectedLookups, tensors
 from lightning_mvrec.strategies.exchanges import BagCheck, Exchange
+from lightning_mvrec.strategies.guards import check_pipeline
 from lightning_mvrec.strategies.tables import Table
 
 
@@ -25,10 +25,11 @@ class LookupGuard:
     * An id outside its table raises here; a kernel would map it to another row and train that.
     * A row-wise bag collection fails in its backward pass when ranks have different numbers of bags, so the smaller
       ones are padded with empty bags and the result is cut again. The gradient is exact.
-    * A second lookup in one optimizer step would make a second update. It is refused, or where lookups are collected
-      (``collect``) all of them make one.
+    * A second lookup in one optimizer step would make a second update. It is refused, or where updates wait for the
+      step (``hold``) all of them make one.
     * The columns of a sharded bag collection's ``values()`` come in the order of its kernels, which depends on pooling,
       optimizers and plan; they are put into that of the collection as it was.
+    * A kernel looks at its learning rate when it is asked for rows, so it is told before (``prepare``).
     * One key of a result is a tensor: see :class:`WholeItems`.
 
     Args:
@@ -55,17 +56,18 @@ class LookupGuard:
         self.order = order
         self.check_ids = check_ids
         self.in_training_step = False
-        #: Whether lookups wait for the optimizer step.
-        self.collect = False
+        #: Whether updates wait for the optimizer step.
+        self.hold = False
+        #: Called before a lookup in a training step.
+        self.prepare: Callable[[], object] | None = None
         #: Whether a backward pass may come without an optimizer step after it: with manual optimization.
         self.watch_backward = False
-        self.collected: CollectedLookups | None = None
         #: What training steps look up, while look-ahead learns it.
         self.seen: list[KeyedJaggedTensor] | None = None
         #: For each lookup of this training step, the exchange that began a step ago, if one did.
         self.sent: list[Exchange | None] = []
         self._exchange: Exchange | None = None
-        self._features: KeyedJaggedTensor | None = None
+        self._training = False
         self._looked_up = False
         self._updated = False
         self._bags: int | None = None
@@ -83,7 +85,6 @@ class LookupGuard:
         if self.order is not None and list(self.order) == list(module._embedding_names):  # type: ignore[arg-type]
             self.order = None  # as it was: nothing to put right
         if self.once:
-            self.collected = CollectedLookups(self.path, module)
             module.register_forward_hook(self._after)
 
     def start_step(self) -> None:
@@ -95,10 +96,12 @@ class LookupGuard:
         self._looked_up = self._updated = False
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        check_pipeline(self.path, module)
         features = args[0] if args else kwargs.get("features")
-        self._features = None
-        training = self.once and self.in_training_step and torch.is_grad_enabled()
-        if training and not self.collect:
+        self._training = training = self.once and self.in_training_step and torch.is_grad_enabled()
+        if training and self.prepare is not None:
+            self.prepare()
+        if training and not self.hold:
             if self._looked_up:
                 raise RuntimeError(
                     f"{self.path}: looked up twice in one training step. Its tables {self._table_names()} would be "
@@ -120,8 +123,6 @@ class LookupGuard:
         check = exchange.check if exchange is not None else self.check(features)
         padded = check.finish()
         self._bags = check.bags
-        if training:
-            self._features = padded
         if padded is features:
             return None
         return ((padded, *args[1:]), kwargs) if args else (args, {**kwargs, "features": padded})
@@ -155,18 +156,12 @@ class LookupGuard:
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         bags, self._bags = self._bags, None
-        features, self._features = self._features, None
-        collect = features is not None and self.collect
-        watch = features is not None and self.watch_backward and not collect
-        if bags is None and not collect and not watch and self.order is None:
+        watch = self._training and self.watch_backward and not self.hold
+        if bags is None and not watch and self.order is None:
             return WholeItems(output) if isinstance(output, LazyGetItemMixin) else None
         found = output.wait() if hasattr(output, "wait") else output
-        if collect:
-            assert self.collected is not None
-            assert features is not None
-            found = self.collected.add(features, found)
         if watch:
-            for values in tensors(found).values():
+            for values in tensors(found):
                 if values.requires_grad:
                     values.register_hook(self._note_backward)
         if self.order is not None:
@@ -226,6 +221,13 @@ class WholeItems(LazyAwaitable[Any]):
 
     def __getitem__(self, key: str) -> Any:
         return LazyAwaitable._wait_async(self)[key]
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """Return the vectors that a lookup gave: all of a bag collection in one, a sequence collection's by feature."""
+    if isinstance(output, KeyedTensor):
+        return [output.values()]
+    return [jagged.values() for jagged in output.values()]
 
 
 def in_order(pooled: KeyedTensor, names: Sequence[str]) -> KeyedTensor:

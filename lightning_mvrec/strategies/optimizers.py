@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import Tensor
 
 
@@ -34,9 +35,14 @@ class TableOptimizer(ABC):
     def __post_init__(self) -> None:
         if not self.lr >= 0:
             raise ValueError(f"{type(self).__name__}: lr must be at least 0, got {self.lr}")
-        eps = getattr(self, "eps", 0.0)
-        if not eps >= 0:
-            raise ValueError(f"{type(self).__name__}: eps must be at least 0, got {eps}")
+        for name in ("eps", "weight_decay"):
+            value = getattr(self, name, 0.0)
+            if not value >= 0:
+                raise ValueError(f"{type(self).__name__}: {name} must be at least 0, got {value}")
+
+    def lacks(self, device_type: str, pooled: bool) -> str:
+        """Return what TorchRec's fused kernel cannot do on a device (``pooled``: in a bag collection), if anything."""
+        return "" if device_type in self.devices else f"TorchRec has no fused {type(self).__name__} on {device_type}"
 
     def fused_kwargs(self) -> dict[str, Any]:
         """Return the arguments of the fused kernel, a new dict each time: TorchRec changes the one it is given."""
@@ -108,9 +114,14 @@ class Adagrad(TableOptimizer):
 class RowWiseAdagrad(TableOptimizer):
     """Adagrad with one sum a row: ``s += mean(g^2); w -= lr * g / (sqrt(s) + eps)``. The usual choice for big tables.
 
+    Weight decay is decoupled, and of the rows of the batch only: ``w -= lr * weight_decay * w`` beside the above. On
+    CPU the fused kernel of a bag collection does not know it; that of an ``EmbeddingCollection`` does.
+
     Args:
         lr: Learning rate, at least 0.
         eps: Added to the denominator, at least 0.
+        weight_decay: Part of a touched row that goes in each step, times ``lr``; at least 0. A replicated table takes a
+            row with a gradient of exactly 0 for untouched.
 
     Example:
         >>> RowWiseAdagrad(lr=0.1)
@@ -118,17 +129,35 @@ class RowWiseAdagrad(TableOptimizer):
     """
 
     eps: float = 1e-8
+    weight_decay: float = 0.0
 
     kernel: ClassVar[EmbOptimType] = EmbOptimType.EXACT_ROWWISE_ADAGRAD
     states: ClassVar[dict[str, int]] = {"sum": 1}
 
+    def lacks(self, device_type: str, pooled: bool) -> str:
+        """Return what TorchRec's fused kernel cannot do on a device."""
+        if self.weight_decay and pooled and device_type == "cpu":
+            return "TorchRec's fused RowWiseAdagrad ignores weight_decay on cpu in an EmbeddingBagCollection"
+        return super().lacks(device_type, pooled)
+
     def fused_kwargs(self) -> dict[str, Any]:
         """Return the arguments of the fused kernel."""
-        return {**super().fused_kwargs(), "eps": self.eps}
+        decay: dict[str, Any] = {}
+        if self.weight_decay:
+            # Without a mode, which is the default, the kernel ignores the decay.
+            decay = {"weight_decay": self.weight_decay, "weight_decay_mode": WeightDecayMode.DECOUPLE}
+        return {**super().fused_kwargs(), "eps": self.eps, **decay}
+
+    def __repr__(self) -> str:
+        decay = f", weight_decay={self.weight_decay}" if self.weight_decay else ""
+        return f"RowWiseAdagrad(lr={self.lr}, eps={self.eps}{decay})"
 
     def update(self, weight_RD: Tensor, grad_RD: Tensor, state: dict[str, Tensor], lr: float, step: int) -> None:
         """Train a replicated table in place."""
         state["sum"].add_(grad_RD.square().mean(dim=1))
+        if self.weight_decay:
+            touched_R = grad_RD.count_nonzero(dim=1).bool()
+            weight_RD.mul_(torch.where(touched_R, 1 - lr * self.weight_decay, 1.0)[:, None])
         weight_RD.addcdiv_(grad_RD, state["sum"].sqrt().add_(self.eps)[:, None], value=-lr)
 
 
@@ -163,8 +192,6 @@ class Adam(TableOptimizer):
         super().__post_init__()
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"Adam: betas must be in [0, 1), got {self.betas}")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"Adam: weight_decay must be at least 0, got {self.weight_decay}")
 
     def fused_kwargs(self) -> dict[str, Any]:
         """Return the arguments of the fused kernel."""

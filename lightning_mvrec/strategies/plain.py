@@ -55,7 +55,7 @@ def plain_module(
     if trained is None:
         raise ValueError(f"plain_module: no module has been trained with this {type(source).__name__} yet")
     tables = sharded_tables(trained)
-    return _copy(trained, tables) if tables else _to_cpu(copy.deepcopy(trained))
+    return _copy(trained, tables) if tables else to_cpu(copy.deepcopy(trained))
 
 
 def _copy(trained: pl.LightningModule, tables: ShardedTables) -> pl.LightningModule:
@@ -73,7 +73,7 @@ def _copy(trained: pl.LightningModule, tables: ShardedTables) -> pl.LightningMod
             parent._modules[name] = tables.modules[path]
         if ignored is not None:
             trained._ddp_params_and_buffers_to_ignore = ignored
-    return _to_cpu(copied)
+    return to_cpu(copied)
 
 
 def _plain_collection(path: str, tables: ShardedTables) -> nn.Module:
@@ -122,14 +122,15 @@ def _from_checkpoint(path: str | os.PathLike[str], module: pl.LightningModule) -
         raise ValueError(f"{path} is not a checkpoint directory; these inside it are: {found[:5]}")
     rest = read_meta(path)["checkpoint"]["state_dict"]
     module.configure_model()
-    _to_cpu(module)
+    to_cpu(module)
     tensors = {key: value for key, value in module.state_dict().items() if key not in rest}
     read_weights(path, tensors, strict=module.strict_loading, alone=True)
     module.load_state_dict({**tensors, **rest}, strict=module.strict_loading)
     return module.eval()
 
 
-def _to_cpu(module: pl.LightningModule) -> pl.LightningModule:
+def to_cpu(module: pl.LightningModule) -> pl.LightningModule:
+    """Bring a module to CPU; what is on meta gets memory without values."""
     for collection in find_collections(module).values():
         materialise(collection, torch.device("cpu"))
     _materialize_meta_tensors(module, torch.device("cpu"))

@@ -14,6 +14,10 @@ def register() -> None:
     """
     from lightning.pytorch.strategies import StrategyRegistry
 
+    from lightning_mvrec.strategies.load_from import teach_load_from_checkpoint
+
+    teach_load_from_checkpoint()
+
     description = "TorchRec's sharded embedding tables, DDP for the rest"
     if "torchrec" not in StrategyRegistry:
         StrategyRegistry.register("torchrec", _make, description=description)

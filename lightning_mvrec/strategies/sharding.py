@@ -15,9 +15,10 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.utils import reset_module_states_post_sharding
 
 from lightning_mvrec.strategies.assign import assign_tables
-from lightning_mvrec.strategies.collected import CollectedLookups
 from lightning_mvrec.strategies.constraints import Planner, Usage, apply_dtypes, check_constraints
+from lightning_mvrec.strategies.held import HeldKernel
 from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_table
+from lightning_mvrec.strategies.joined import kernels
 from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, make_plan, sharders
@@ -37,6 +38,8 @@ class ShardedTables:
         device: This rank's device.
         ignored: Names of the parameters and buffers that are not DDP's business.
         settings: What they were sharded with.
+        held: This rank's fused kernels, whose updates can wait.
+        watched: Parameters that must stay frozen or trained, as they were.
         announced: Whether the plan was printed.
     """
 
@@ -47,6 +50,8 @@ class ShardedTables:
     device: torch.device
     ignored: list[str]
     settings: tuple[object, ...]
+    held: list[HeldKernel] = field(default_factory=list)
+    watched: list[tuple[nn.Parameter, Table]] = field(default_factory=list)
     announced: bool = False
     _sharded: list[Table] = field(init=False)
 
@@ -64,13 +69,13 @@ class ShardedTables:
         key = table.key.removeprefix(f"{table.path}.")
         return module.state_dict()[key] if not table.replicated else module.get_parameter(key)
 
+    def parameter(self, table: Table) -> nn.Parameter:
+        """Return the parameter that stands for a table in the module, in whatever part this rank has."""
+        return self.modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}."))
+
     def trained_weights(self) -> list[Tensor]:
         """Return the parameters that no dense optimizer may hold."""
-        found: list[Tensor] = []
-        for table in self.tables:
-            if table.optimizer is not None or not table.replicated:
-                found.append(self.modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}.")))
-        return found
+        return [self.parameter(table) for table in self.tables if table.optimizer is not None or not table.replicated]
 
     def local_rows(self, name: str) -> tuple[int, Tensor]:
         """Return the number of the first row that is this rank's, and its rows."""
@@ -92,21 +97,30 @@ class ShardedTables:
         return parts[0].first_row, parts[0].tensor.detach()
 
     @contextmanager
-    def training_step(self, collect: bool = False, manual: bool = False) -> Iterator[None]:
+    def training_step(self, hold: bool = False, manual: bool = False) -> Iterator[None]:
         """Watch over the lookups until the context ends.
 
         Args:
-            collect: Whether they wait for the optimizer step, instead of updating tables in their backward pass.
+            hold: Whether tables are updated in the optimizer step, instead of in the backward pass.
             manual: Whether the module decides when an optimizer steps.
         """
+        for weight, table in self.watched:
+            if weight.requires_grad == table.frozen:
+                raise RuntimeError(
+                    _THAWED.format(table.name, *(("frozen", "True") if table.frozen else ("trained", "False")))
+                )
         for guard in self.guards.values():
             guard.start_step()
             guard.in_training_step = True
-            guard.collect = collect
+            guard.hold = hold
             guard.watch_backward = manual
+        for kernel in self.held:
+            kernel.hold = hold
         try:
             yield
         finally:
+            for kernel in self.held:
+                kernel.hold = False
             for guard in self.guards.values():
                 guard.in_training_step = False
 
@@ -114,11 +128,6 @@ class ShardedTables:
         """Allow the next lookup: an optimizer has stepped."""
         for guard in self.guards.values():
             guard.end_step()
-
-    @property
-    def collected(self) -> list[CollectedLookups]:
-        """What waits for an optimizer step, one for each sharded collection."""
-        return [guard.collected for guard in self.guards.values() if guard.collected is not None]
 
 
 _known: weakref.WeakKeyDictionary[nn.Module, ShardedTables] = weakref.WeakKeyDictionary()
@@ -190,8 +199,27 @@ def shard_tables(
         order = list(collections[path]._embedding_names) if bags else None  # type: ignore[arg-type]
         made.guards[path] = LookupGuard(path, mine, pad, once=path in to_shard, order=order, check_ids=check_ids)
         made.guards[path].attach(modules[path])
+        if path in to_shard:
+            frozen = {table.name for table in mine if table.frozen}
+            for kernel in kernels(modules[path]):
+                names = {config.name for config in kernel._config.embedding_tables}
+                made.held.append(HeldKernel(path, kernel._emb_module, trained=not names & frozen))
+    for table in tables:
+        if table.optimizer is not None:
+            if table.frozen and not table.replicated:
+                # TorchRec's parameter says that it is trained, and being a view cannot be told otherwise.
+                owner = weights(modules[table.path])[table.name]
+                owner.register_parameter("weight", nn.Parameter(owner.weight.detach(), requires_grad=False))
+            made.watched.append((made.parameter(table), table))
     _known[module] = made
     return made
+
+
+_THAWED = (
+    "table {!r} was {} when it was sharded, and requires_grad={} since then does not reach its kernel. Decide before "
+    "Trainer.fit; to begin or stop in the middle of a run give the table a learning-rate schedule that is 0 there: a "
+    "group of its own in configure_optimizers"
+)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from lightning.fabric.utilities.init import _materialize_meta_tensors
 from lightning.fabric.utilities.optimizer import _optimizers_to_device
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import _augment_message
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState
@@ -24,11 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_mvrec.strategies import checkpoint as files
+from lightning_mvrec.strategies.advice import advise
 from lightning_mvrec.strategies.checkpoint_async import Saves
 from lightning_mvrec.strategies.checkpoint_restore import naming, restore
+from lightning_mvrec.strategies.clipping import clip_tables
 from lightning_mvrec.strategies.constraints import Planner, measured_usage
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
+from lightning_mvrec.strategies.left_out import warn_of_settings
 from lightning_mvrec.strategies.loaders import even_out
 from lightning_mvrec.strategies.losses import check_loss
 from lightning_mvrec.strategies.noise import quiet
@@ -55,9 +57,9 @@ class TorchRecStrategy(OverlappedStrategy):
         check_loss: Whether all ranks stop, before its backward pass, when the loss of one is NaN or infinite. It costs
             an exchange of one number a step, on CUDA a wait for the device.
         update_in_step: Whether sharded tables are updated in the optimizer step, not in the backward pass: a table may
-            then be looked up several times in a step, and manual optimization may accumulate batches. Every lookup is
-            made twice. ``accumulate_grad_batches`` above 1 does it by itself.
-        clip_dense_only: Whether ``gradient_clip_val``, which cannot reach sharded tables, may be used all the same.
+            then be looked up several times in a step, and manual optimization may accumulate batches and clip.
+            ``accumulate_grad_batches`` above 1 and ``gradient_clip_val`` do it by themselves.
+        clip_dense_only: Whether ``gradient_clip_val`` leaves the sharded tables out.
         convert_table_state: Whether a checkpoint's optimizer state of a table may be one value a row (RowWiseAdagrad)
             where this run keeps one a weight (Adagrad), or the other way round: copied out or averaged in. Inexact.
         look_ahead: Whether the next training batch is copied to the device, and its ids sent to the ranks that need
@@ -213,7 +215,7 @@ class TorchRecStrategy(OverlappedStrategy):
             check_ids=self._check_ids,
             planner=self._planner,
             usage=lambda: measured_usage(trainer),
-            check=lambda names: check_trainer(trainer, names, self._clip_dense_only),
+            check=lambda names: check_trainer(trainer, names),
         )
         if self._tables.announced:
             return
@@ -250,12 +252,25 @@ class TorchRecStrategy(OverlappedStrategy):
             return
         weights = self._tables.trained_weights()
         first, *others = self.optimizers
+        trained = [table for table in self._tables.tables if table.optimizer is not None and not table.frozen]
+        warn_of_settings(first, {table.name: self._tables.parameter(table) for table in trained})
         for other in others:
             strip(other, weights)
-        collected = self._tables.collected
-        for lookups in collected:
-            lookups.forget()
-        self.optimizers = [JoinedOptimizer(first, groups, weights, self._schedule_tables, collected), *others]
+        for kernel in self._tables.held:
+            kernel.forget()
+        joined = JoinedOptimizer(
+            first,
+            groups,
+            weights,
+            self._schedule_tables,
+            self._tables.held,
+            sharded=[table.name for table in self._tables.sharded if not table.frozen],
+            clip_dense_only=self._clip_dense_only,
+        )
+        for guard in self._tables.guards.values():
+            guard.prepare = joined.push
+        clip_tables(self.precision_plugin, trainer)
+        self.optimizers = [joined, *others]
 
     def process_dataloader(self, dataloader: object) -> object:
         """End on all ranks at once in training; an evaluation must not lose batches, and is refused if it would."""
@@ -291,15 +306,8 @@ class TorchRecStrategy(OverlappedStrategy):
         self.checkpoint_io.teardown()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Say how to allow unused parameters under this strategy."""
-        _augment_message(
-            exception,
-            pattern=".*Expected to have finished reduction in the prior iteration.*",
-            new_message=(
-                "Your LightningModule has dense parameters that did not take part in the loss of training_step, on "
-                "this rank at least. If that is meant, use TorchRecStrategy(find_unused_parameters=True)."
-            ),
-        )
+        """Say the way out under this strategy."""
+        advise(exception)
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
@@ -365,8 +373,12 @@ class TorchRecStrategy(OverlappedStrategy):
         module = self.lightning_module
         assert module is not None
         self._saves.check(self.root_device)
-        collect = self._update_in_step or module.trainer.accumulate_grad_batches > 1
-        with self._tables.training_step(collect, manual=not module.automatic_optimization):
+        trainer = module.trainer
+        clips = bool(trainer.gradient_clip_val) and not self._clip_dense_only
+        hold = self._update_in_step or trainer.accumulate_grad_batches > 1 or clips
+        if self._joined is not None:
+            self._joined.holding = hold
+        with self._tables.training_step(hold, manual=not module.automatic_optimization):
             return super().training_step(*args, **kwargs)
 
     def pre_backward(self, closure_loss: Tensor) -> None:

@@ -132,7 +132,8 @@ def test_optimizers_of_torch_and_torchrec_are_understood(kind, kwargs, expected)
     [
         (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, "the fused SGD ignores momentum"),
         (torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.1}, "the fused SGD ignores weight_decay"),
-        (torchrec.optim.RowWiseAdagrad, {"lr": 0.1, "weight_decay": 1.0}, "RowWiseAdagrad ignores weight_decay"),
+        (torchrec.optim.RowWiseAdagrad, {"lr": 0.1, "weight_decay": 1.0}, "torch's RowWiseAdagrad adds weight_decay"),
+        (torch.optim.Adagrad, {"lr": 0.1, "weight_decay": 1.0}, "Adagrad ignores weight_decay"),
         (torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.1}, "say which you mean"),
         (torch.optim.RMSprop, {"lr": 0.1}, "no fused kernel for RMSprop"),
     ],

@@ -30,14 +30,6 @@ def refusal(strategy=None, module=InInit, stage="fit", data=None, **settings):
     return run_ranks(run, 1)[0]
 
 
-def test_gradient_clipping():
-    message = refusal(gradient_clip_val=1.0)
-    assert "gradient_clip_val=1.0 would not reach" in message
-    assert "clip_dense_only=True" in message
-    allowed = TorchRecStrategy(RowWiseAdagrad(lr=0.1), clip_dense_only=True)
-    assert refusal(allowed, gradient_clip_val=1.0) is None
-
-
 def test_replicated_tables_are_clipped_with_the_dense_part_by_their_common_norm():
     class Plain(InInit):
         def configure_optimizers(self):

@@ -100,6 +100,39 @@ def test_one_cycle_peaks_at_the_tables_own_rate():
     assert kernel.rates[0] == pytest.approx(2.0 / 25)
 
 
+def test_tables_follow_the_group_that_held_them():
+    weight, table = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3, 2))
+    dense = torch.optim.SGD([{"params": [weight]}, {"params": [table], "lr": 7.0}], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(dense, [lambda step: 1.0, lambda step: 0.5**step])
+    kernel = Kernel()
+    group = TableGroup(SGD(lr=2.0), ["t"], {"t": (table, {})}, [kernel], all_weights=[table])
+    optimizer = JoinedOptimizer(dense, [group], [table])
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    assert kernel.rates == [2.0, 1.0, 0.5]
+
+
+def test_who_writes_a_tables_rate_has_set_it():
+    """A warm-up by hand writes one rate into all groups; the schedule's factor must not come on top of it."""
+    optimizer, dense, *_, kernel = joined(lr=0.1, table_lr=2.0)
+    for share in (0.25, 0.5):
+        for group in optimizer.param_groups:
+            group["lr"] = share * 0.1
+        optimizer.step()
+    assert kernel.rates == [0.025, 0.05]
+    dense.param_groups[0]["lr"] = 0.1  # twice what it was
+    optimizer.step()
+    assert kernel.rates[-1] == pytest.approx(0.1)
+
+
+def test_groups_show_the_rate_at_work_under_names_of_their_tables():
+    optimizer, dense, *_ = joined(lr=0.1, table_lr=2.0)
+    dense.param_groups[0]["lr"] = 0.05
+    group = optimizer.param_groups[1]
+    assert (group["name"], group["lr"]) == ("tables/t", 1.0)
+
+
 def test_tables_need_not_follow():
     optimizer, dense, *_, kernel = joined(table_lr=2.0, follow=False)
     schedule = torch.optim.lr_scheduler.ExponentialLR(dense, 0.5)

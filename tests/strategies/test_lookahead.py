@@ -12,7 +12,7 @@ from torchrec import KeyedJaggedTensor
 from lightning_mvrec.strategies import RowWiseAdagrad, TorchRecStrategy, lookahead
 from tests.distributed.launch import RankError, run_ranks
 from tests.strategies.stranger import InInit, batches, loader, trainer
-from tests.strategies.test_collected import Sequence
+from tests.strategies.test_held import Sequence
 
 PLANS = {"row_wise": {"sharding": "row_wise"}, "table_wise": {"sharding": "table_wise"}}
 

@@ -28,6 +28,12 @@ def test_row_wise_adagrad_shares_the_mean_square_of_a_row():
     assert weight.flatten().tolist() == pytest.approx([-1 / 5, -7 / 5, -3 / 3, -3 / 3])
 
 
+def test_row_wise_adagrad_decays_the_touched_rows():
+    optimizer, weight = RowWiseAdagrad(lr=0.1, weight_decay=0.5), torch.ones(2, 1)
+    optimizer.update(weight, torch.tensor([[3.0], [0.0]]), optimizer.init_state(weight), lr=0.1, step=1)
+    assert weight.flatten().tolist() == pytest.approx([1 - 0.1 * 0.5 * 1 - 0.1 * 3 / 3, 1.0])
+
+
 def test_adam_moves_only_touched_rows_and_equals_torch_there():
     optimizer = Adam(lr=0.1, betas=(0.5, 0.75), weight_decay=0.01)
     weight = torch.randn(3, 2)
@@ -58,6 +64,10 @@ def test_adam_keeps_the_moments_of_a_row_that_skips_a_step():
     [
         (lambda: SGD(lr=-1.0), "SGD: lr must be at least 0, got -1.0"),
         (lambda: SGD(lr=float("nan")), "SGD: lr must be at least 0, got nan"),
+        (
+            lambda: RowWiseAdagrad(lr=1.0, weight_decay=-1.0),
+            "RowWiseAdagrad: weight_decay must be at least 0, got -1.0",
+        ),
         (lambda: Adagrad(lr=1.0, eps=-1.0), "Adagrad: eps must be at least 0, got -1.0"),
         (lambda: Adam(lr=1.0, betas=(0.9, 1.0)), r"Adam: betas must be in \[0, 1\), got \(0.9, 1.0\)"),
         (lambda: Adam(lr=1.0, weight_decay=-0.1), "Adam: weight_decay must be at least 0, got -0.1"),

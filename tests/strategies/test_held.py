@@ -3,13 +3,20 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    EmbeddingLocation,
+    PoolingMode,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
 from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy, plain_module
-from lightning_mvrec.strategies.collected import concatenate
+from lightning_mvrec.strategies.held import HeldKernel
 from tests.distributed.launch import run_ranks
 from tests.strategies.stranger import DIM, InInit, batches, trainer
 
@@ -172,15 +179,38 @@ def test_a_validation_between_accumulated_batches_trains_nothing():
     run_ranks(run, 2)
 
 
-def test_weights_of_a_lookup_are_kept_in_order():
-    first = KeyedJaggedTensor(
-        ["a", "b"], torch.tensor([1, 2, 3]), torch.tensor([0.1, 0.2, 0.3]), lengths=torch.tensor([2, 1])
+def look_up(kernel, ids, weights, lengths):
+    offsets = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
+    weights = None if weights is None else torch.tensor(weights)
+    return kernel(indices=torch.tensor(ids), offsets=offsets, per_sample_weights=weights)
+
+
+@pytest.mark.parametrize("mode", ["SUM", "MEAN"])
+def test_lookups_of_several_sizes_keep_ids_weights_and_gradients_together(mode):
+    """Two features of two tables, looked up as two bags and then as one, against the sum written out by hand."""
+    kernel = SplitTableBatchedEmbeddingBagsCodegen(
+        [(5, 4, EmbeddingLocation.HOST, ComputeDevice.CPU), (5, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        optimizer=EmbOptimType.EXACT_SGD,
+        learning_rate=1.0,
+        pooling_mode=PoolingMode[mode],
     )
-    second = KeyedJaggedTensor(
-        ["a", "b"], torch.tensor([4, 5]), torch.tensor([0.4, 0.5]), lengths=torch.tensor([0, 1, 1, 0])
-    )
-    both = concatenate([first, second])
-    assert both.stride() == 3
-    assert both.values().tolist() == [1, 2, 4, 3, 5]
-    assert both.weights().tolist() == pytest.approx([0.1, 0.2, 0.4, 0.3, 0.5])
-    assert both.lengths().tolist() == [2, 0, 1, 1, 1, 0]
+    for weight in kernel.split_embedding_weights():
+        weight.zero_()
+    held = HeldKernel("here", kernel, trained=True)
+    held.hold = True
+    weighted = mode == "SUM"  # a mean with weights is not offered by torch either
+    first = look_up(kernel, [1, 2, 3, 4, 4], [1.0, 2.0, 3.0, 4.0, 5.0] if weighted else None, [2, 1, 0, 2])
+    second = look_up(kernel, [1, 0], [10.0, 20.0] if weighted else None, [1, 1])
+    torch.autograd.backward([first.sum() + first[1].sum(), second.sum() * 3])  # bags get 1, 2 and 3
+    if weighted:
+        one = torch.tensor([0.0, 1 * 1 + 3 * 10.0, 1 * 2, 2 * 3, 0.0])
+        two = torch.tensor([3 * 20.0, 0.0, 0.0, 0.0, 2 * (4 + 5)])
+    else:
+        one = torch.tensor([0.0, 1 / 2 + 3, 1 / 2, 2.0, 0.0])
+        two = torch.tensor([3.0, 0.0, 0.0, 0.0, 2 * (1 / 2 + 1 / 2)])
+    norm = 4 * one.square().sum() + 8 * two.square().sum()
+    assert held.square_norm().item() == pytest.approx(norm.item())
+    held.update(lambda: None)
+    weights = kernel.split_embedding_weights()
+    assert torch.allclose(weights[0], -one[:, None].expand(5, 4))
+    assert torch.allclose(weights[1], -two[:, None].expand(5, 8))
