@@ -25,6 +25,7 @@ class BagCheck:
 
     def __init__(self, features: KeyedJaggedTensor, path: str, fault: str | None, agree: bool) -> None:
         self.features = features
+        #: The number of bags that the lookup's result must be cut to, if it must be.
         self.bags: int | None = None
         self._path = path
         self._fault = fault
@@ -35,6 +36,8 @@ class BagCheck:
             self.bags = features.stride()
             self._most = torch.tensor([self.bags, int(fault is not None)], device=features.device())
             self._work = dist.all_reduce(self._most, dist.ReduceOp.MAX, async_op=True)
+        elif features.stride() == 0:
+            self.bags = 0
 
     @property
     def agrees(self) -> bool:
@@ -44,13 +47,13 @@ class BagCheck:
     def padded(self) -> KeyedJaggedTensor:
         """Return the ids with empty bags up to the largest number of any rank, even if one of them is wrong."""
         if self._padded is None:
-            self._padded = self.features
+            self._padded = readable(self.features)
             if self._most is not None:
                 self._work.wait()
                 largest, faults = self._most.tolist()
                 if faults and not self._fault:
                     self._fault = f"{self._path}: another rank has an id outside its table; its message says which"
-                self._padded = pad_bags(self.features, largest)
+                self._padded = pad_bags(self._padded, max(largest, 1))
         return self._padded
 
     def finish(self) -> KeyedJaggedTensor:

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from lightning_mvrec.strategies.exchanges import Exchange, nothing_like, readable
+from lightning_mvrec.strategies.exchanges import Exchange, nothing_like
 from lightning_mvrec.strategies.loaders import has_state
 from lightning_mvrec.strategies.paths import find_ids, follow, record_stream
 from lightning_mvrec.strategies.positions import AheadLoader, Taken, ahead_loader
@@ -254,8 +254,7 @@ class LookAhead:
                         continue
                     ids, on_host = follow(prepared.moved, place), follow(taken.batch, place)
                     usable = ids is not None and ids.keys() == nothing.keys() and not ids.variable_stride_per_key()
-                    ids = readable(ids) if usable else nothing
-                    made.append(Exchange(module, guard.check(ids, on_host if usable else None)))
+                    made.append(Exchange(module, guard.check(ids, on_host) if usable else guard.check(nothing)))
                 prepared.exchanges[collection] = made
         return prepared
 

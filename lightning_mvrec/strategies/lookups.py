@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.distributed.types import LazyAwaitable, LazyGetItemMixin
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from lightning_mvrec.strategies.exchanges import BagCheck, Exchange
 from lightning_mvrec.strategies.guards import check_pipeline
@@ -25,6 +25,7 @@ class LookupGuard:
     * An id outside its table raises here; a kernel would map it to another row and train that.
     * A row-wise bag collection fails in its backward pass when ranks have different numbers of bags, so the smaller
       ones are padded with empty bags and the result is cut again. The gradient is exact.
+    * A batch without any bag, which TorchRec cannot read, is looked up as one empty bag; the result is cut again.
     * A second lookup in one optimizer step would make a second update. It is refused, or where updates wait for the
       step (``hold``) all of them make one.
     * The columns of a sharded bag collection's ``values()`` come in the order of its kernels, which depends on pooling,
@@ -84,8 +85,7 @@ class LookupGuard:
         module.register_forward_pre_hook(self._before, with_kwargs=True)
         if self.order is not None and list(self.order) == list(module._embedding_names):  # type: ignore[arg-type]
             self.order = None  # as it was: nothing to put right
-        if self.once:
-            module.register_forward_hook(self._after)
+        module.register_forward_hook(self._after)
 
     def start_step(self) -> None:
         """Allow the next lookup: a training step begins."""
@@ -166,9 +166,7 @@ class LookupGuard:
                     values.register_hook(self._note_backward)
         if self.order is not None:
             found = in_order(found, self.order)
-        if bags is None or found.values().shape[0] == bags:
-            return found
-        return KeyedTensor(keys=found.keys(), length_per_key=found.length_per_key(), values=found.values()[:bags])
+        return found if bags is None else first_bags(found, bags)
 
     def _note_backward(self, gradient: Tensor) -> None:
         self._updated = True
@@ -228,6 +226,21 @@ def tensors(output: Any) -> list[Tensor]:
     if isinstance(output, KeyedTensor):
         return [output.values()]
     return [jagged.values() for jagged in output.values()]
+
+
+def first_bags(output: Any, bags: int) -> Any:
+    """Return a lookup's result without the bags behind the first ``bags``, which were put there to fill up.
+
+    A sequence collection is given one empty bag instead of none, so nothing but its length goes away there.
+    """
+    if not isinstance(output, KeyedTensor):
+        return {
+            key: JaggedTensor(jagged.values(), jagged.weights_or_none(), lengths=jagged.lengths()[:bags])
+            for key, jagged in output.items()
+        }
+    if output.values().shape[0] == bags:
+        return output
+    return KeyedTensor(keys=output.keys(), length_per_key=output.length_per_key(), values=output.values()[:bags])
 
 
 def in_order(pooled: KeyedTensor, names: Sequence[str]) -> KeyedTensor:

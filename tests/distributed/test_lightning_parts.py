@@ -100,7 +100,7 @@ def test_csv_has_the_learning_rates_of_the_dense_part_and_the_tables(run):
     assert [line["score"] for line in lines if line["score"]] == ["3.0", "1.0", "2.0", "4.0"]
     dense = [float(line["lr-Adam"]) for line in lines if line["lr-Adam"]]
     assert dense == pytest.approx([0.01, 0.005, 0.0025, 0.00125])
-    assert any(name.startswith("lr-JoinedOptimizer/tables/0") for name in lines[0])
+    assert any(name.startswith("lr-JoinedOptimizer/tables/item+user") for name in lines[0])
 
 
 def test_tensorboard_has_its_events(run):

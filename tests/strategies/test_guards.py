@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
@@ -63,7 +63,10 @@ def test_bf16_mixed_trains():
 
 
 def test_callbacks_that_copy_the_module():
-    assert "StochasticWeightAveraging copies the module" in refusal(callbacks=[StochasticWeightAveraging(0.1)])
+    for callback in (StochasticWeightAveraging(0.1), WeightAveraging(), EMAWeightAveraging()):
+        message = refusal(callbacks=[callback])
+        assert f"{type(callback).__name__} copies the module, which the sharded tables ['item', 'user']" in message
+        assert 'TorchRecStrategy(replicate="all")' in message
 
 
 def test_a_checkpoint_io_that_would_not_be_asked():
@@ -168,8 +171,18 @@ def test_an_id_outside_its_table_ends_all_ranks(sharding):
         value = 50 if torch.distributed.get_rank() == 1 else 0
         trainer(strategy).fit(InInit(), torch.utils.data.DataLoader(bad_batch("history", value), batch_size=None))
 
-    with pytest.raises(RankError, match=r"feature 'history': ids must be in \[0, 50\), got 50 on rank 1"):
+    with pytest.raises(RankError, match=r"feature 'history': ids must be in \[0, 50\), got 50 on rank 1") as told:
         run_ranks(run, 2, timeout=30)
+    assert "did not end within" not in str(told.value)
+    if sharding == "row_wise":  # where ranks agree on bags they also agree on this
+        assert "another rank has an id outside its table" in str(told.value)
+
+
+def test_ids_are_not_looked_at_where_that_is_switched_off():
+    strategy = TorchRecStrategy(RowWiseAdagrad(lr=0.1), check_ids=False)
+    assert (
+        refusal(strategy, data=lambda: torch.utils.data.DataLoader(bad_batch("history", 50), batch_size=None)) is None
+    )
 
 
 def test_a_subclass_of_a_collection_is_not_thrown_away():
@@ -274,6 +287,16 @@ def test_uneven_ranks_end_together():
 
     for known in (True, False):
         assert run_ranks(run, 2, known) == [3, 3]
+
+
+def test_uneven_ranks_may_not_lose_batches_of_an_evaluation():
+    def run():
+        with pytest.raises(ValueError, match="got 3 to 5"):
+            trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1))).validate(
+                InInit(), loader(3 + 2 * torch.distributed.get_rank()), verbose=False
+            )
+
+    run_ranks(run, 2)
 
 
 class Stream(torch.utils.data.IterableDataset):

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy
-from lightning_mvrec.strategies.planning import BagSharder
+from lightning_mvrec.strategies.planning import BagSharder, SequenceSharder
 from lightning_mvrec.strategies.report import PlanReport, TableReport
 from tests.distributed.launch import run_ranks
 from tests.strategies.stranger import InConfigureModel, InInit, loader, trainer
@@ -134,8 +134,9 @@ def test_a_plan_reads_well():
 
 
 def test_data_parallel_is_never_on_offer():
-    assert "data_parallel" not in BagSharder().sharding_types("cpu")
-    assert BagSharder().compute_kernels("row_wise", "cpu") == ["fused"]
+    for sharder in (BagSharder(), SequenceSharder()):
+        assert "data_parallel" not in sharder.sharding_types("cpu")
+        assert sharder.compute_kernels("row_wise", "cpu") == ["fused"]
 
 
 def test_the_planner_may_only_choose_what_trains_alike():

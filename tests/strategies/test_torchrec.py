@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrec import EmbeddingBagCollection, EmbeddingCollection, EmbeddingConfig
 
-from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy, register
+from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy, plain_module, register
+from lightning_mvrec.strategies.tables import shards
 from tests.distributed.launch import run_ranks
 from tests.strategies.stranger import DIM, ITEMS, InInit, loader, mean_over_ranks, trainer
 
@@ -67,6 +68,48 @@ def test_ddp_wraps_two_ranks_and_passes_its_arguments_on():
     assert run_ranks(run, 2) == [True, True]
 
 
+def test_dense_parameters_without_a_part_in_the_loss_are_told_the_way_out():
+    class Skipping(InInit):
+        def build(self):
+            super().build()
+            self.unused = nn.Linear(2, 2)
+
+    def run(**settings):
+        try:
+            trainer(TorchRecStrategy(SGD(lr=0.1), **settings)).fit(Skipping(), loader(3))
+        except RuntimeError as error:
+            return str(error)
+        return None
+
+    for message in run_ranks(run, 2):
+        assert "use TorchRecStrategy(find_unused_parameters=True)" in message
+    assert run_ranks(lambda: run(find_unused_parameters=True), 2) == [None, None]
+
+
+def test_setting_up_moves_no_weight_and_leaves_no_state():
+    """TorchRec's own init_state() takes a step with a gradient of 0, which decays weights and counts."""
+
+    class Decayed(InInit):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=0.1, weight_decay=0.5)
+
+    def run(**plan):
+        module = Decayed()
+        before = {name: weight.clone() for name, weight in module.state_dict().items()}
+        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), **plan))
+        runner.fit(module, loader(0))
+        after = plain_module(runner).state_dict()
+        assert all(torch.equal(after[name], weight) for name, weight in before.items())
+        joined = runner.strategy.optimizers[0]
+        assert not joined.dense.state
+        state = [shard.tensor for value in joined.table_state().values() for shard in shards(value)]
+        assert all(not values.any() for values in state)
+        assert [group.steps for group in joined.groups] == [0]
+
+    run_ranks(lambda: run(sharding="row_wise"), 2)
+    run_ranks(lambda: run(replicate="all"), 1)
+
+
 def test_without_table_optimizer_and_sharding_it_is_plain_ddp():
     def run(strategy):
         pl.seed_everything(1, verbose=False)
@@ -108,8 +151,6 @@ def test_a_sequence_collection_trains_as_one_that_is_replicated(sharding):
 
 
 def test_a_sequence_collection_comes_back_plain():
-    from lightning_mvrec.strategies import plain_module
-
     def run():
         runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding={"event": "row_wise"}))
         runner.fit(Sequence(), loader(2))
