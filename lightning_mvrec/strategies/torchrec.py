@@ -360,6 +360,7 @@ class TorchRecStrategy(OverlappedStrategy):
 
     def on_train_end(self) -> None:
         """Wait for the last checkpoint."""
+        super().on_train_end()
         self._saves.wait()
 
     @property
