@@ -53,7 +53,8 @@ class MultiViewBatch:
         total_weight: Sum of the weights over ALL ranks divided by the number of ranks: a loss is
             ``sum(weight * loss) / total_weight`` on each rank, and the mean over ranks is the global mean.
         example_B: ``(B,)`` int64, each example's number in its stage, for predictions; -1 for rows that even out ranks.
-        seen_row: Item-table rows to leave out of a ranking, jagged over users (evaluation only), or None.
+        seen_row: Item-table rows to leave out of a ranking, jagged over users (evaluation only), or None; in any order,
+            and a row may come twice.
         seen_lengths_B: ``(B,)`` int64, how many of ``seen_row`` each user owns, or None.
         content_MW: ``(M, W)`` float32, frozen content vectors of the distinct items, where the data has them. They
             travel with the batch, so that no model, checkpoint or rank holds the whole matrix.

@@ -187,16 +187,17 @@ class Collator:
         """Add the rows to leave out: items of the user's whole earlier history, the target itself never."""
         if not self.filter_seen:
             return
-        keys = []
+        parts = []
         for name in self.filter_seen:
             number = self.schema.view_names.index(name)
             data = self.store.view(name)
             length_B = np.where(count_B > 0, examples.targets.asof[first_B, number], 0)
             event = ranges(data.offsets[user_B], length_B)
-            keys.append(np.repeat(np.arange(len(user_B)), length_B) * self.schema.num_items + data.items[event])
-        # Not numpy's unique: it hashes these keys, nearly in order already, at several times the cost of sorting them.
-        key = np.sort(np.concatenate(keys))
-        owner, row = np.divmod(key[np.diff(key, prepend=-1) > 0], self.schema.num_items)
+            parts.append((np.repeat(np.arange(len(user_B)), length_B), data.items[event].astype(np.int64)))
+        owner, row = (np.concatenate(each) for each in zip(*parts, strict=True))
+        if len(parts) > 1:  # one view's events lie by user already
+            order = np.argsort(owner, kind="stable")
+            owner, row = owner[order], row[order]
         target_B = np.where(count_B > 0, examples.targets.item[first_B], 0)
         keep = (row > 0) & (row != target_B[owner])
         batch.seen_row = torch.from_numpy(row[keep])

@@ -3,7 +3,10 @@
 B users, T steps (right-padded), D embedding width.
 """
 
+import torch
 from torch import Tensor, nn
+
+from lightning_mvrec.functional.jagged import last_state
 
 
 class SequenceEncoder(nn.Module):
@@ -30,3 +33,12 @@ class SequenceEncoder(nn.Module):
     def forward(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the state after each step."""
         raise TypeError(f"{type(self).__name__} must define forward(x_BTD, lengths_B)")
+
+    def last(self, x_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return ``(B, D)``, the state after each user's last event; 0 for a user without events.
+
+        All that an evaluation with one target a user reads. An encoder that can make it without the states of all
+        other steps overrides this; the numbers are those of :meth:`forward` but for the order of sums.
+        """
+        user_B = torch.arange(x_BTD.shape[0], device=x_BTD.device)
+        return last_state(self(x_BTD, lengths_B), lengths_B.long(), user_B)

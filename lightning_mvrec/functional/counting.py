@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lightning_mvrec.functional.ranking import seen_entries
 
+# Ones that a float32 sum counts exactly.
+EXACT_SUM = 2**24
+
 
 def dot_scores(user_BD: Tensor, item_BD: Tensor) -> Tensor:
     """Return ``(B,)`` dot products, as :func:`count_at_least` takes them.
@@ -68,47 +71,94 @@ def count_at_least(
     count_B = torch.zeros(batch, dtype=torch.int64, device=user_BD.device)
     if batch == 0 or rows == 0:
         return count_B
-    user_S, row_S = _never_ahead(target_B, seen_row, seen_lengths_B)
-    row_S, order_S = row_S.sort()
-    user_S = user_S[order_S]
-    user_BD, target_score_B = user_BD.float(), target_score_B.float()
-    step = max(1, max_elements // batch)
-    starts = torch.arange(0, rows + step, step, device=row_S.device).clamp(max=rows)
-    edges = torch.searchsorted(row_S, starts + first_row).tolist()
-    for number, start in enumerate(range(0, rows, step)):
-        ahead_BC = _not_below(user_BD, item_ID[start : start + step].float(), target_score_B)
-        entries = slice(edges[number], edges[number + 1])
-        ahead_BC[user_S[entries], row_S[entries] - (first_row + start)] = False
-        if start + first_row == 0:
-            ahead_BC[:, 0] = False
-        count_B += ahead_BC.sum(1)
+    user_BD, item_ID = user_BD.detach().float(), item_ID.detach().float()
+    target_score_B = target_score_B.detach().float()
+    seen_user_S, seen_item_S = _seen(target_B, seen_row, seen_lengths_B)
+    # Some users and all items at a time where that fits, for their seen items lie side by side; else some of the items.
+    users = max(1, max_elements // rows) if rows * 64 <= max_elements else batch
+    step = min(max(1, max_elements // users), EXACT_SUM)
+    # The same two buffers for every part: fresh memory costs a page fault for each 4 kB of it.
+    buffers = user_BD.new_empty(2, min(users, batch) * min(step, rows))
+    starts = torch.arange(0, batch + users, users, device=seen_user_S.device).clamp(max=batch)
+    edges = torch.searchsorted(seen_user_S, starts).tolist()
+    for number, start in enumerate(range(0, batch, users)):
+        block, seen = slice(start, start + users), slice(edges[number], edges[number + 1])
+        own_C = torch.arange(len(target_B[block]), device=target_B.device)
+        user_S = torch.cat([own_C, seen_user_S[seen] - start])
+        row_S = torch.cat([target_B[block].long(), seen_item_S[seen]]) - first_row
+        here_S = (row_S >= 0) & (row_S < rows)
+        count_B[block] = _count(
+            user_BD[block], item_ID, target_score_B[block], user_S[here_S], row_S[here_S], step, first_row == 0, buffers
+        )
     return count_B
 
 
-def _not_below(user_BD: Tensor, item_CD: Tensor, target_score_B: Tensor) -> Tensor:
-    """Return ``(B, C)`` bool as if by :func:`dot_scores`: in float32 first, again where that leaves a doubt."""
+def _count(
+    user_BD: Tensor,
+    item_ID: Tensor,
+    target_score_B: Tensor,
+    user_S: Tensor,
+    row_S: Tensor,
+    step: int,
+    skip_first: bool,
+    buffers: Tensor,
+) -> Tensor:
+    """Count the items ahead, ``step`` at a time, but for the pairs given and, if asked, the first item."""
+    rows = item_ID.shape[0]
+    edges = [0, len(row_S)]
+    if step < rows:
+        row_S, order_S = row_S.sort()
+        user_S = user_S[order_S]
+        starts = torch.arange(0, rows + step, step, device=row_S.device).clamp(max=rows)
+        edges = torch.searchsorted(row_S, starts).tolist()
+    count_B = torch.zeros(user_BD.shape[0], dtype=torch.int64, device=user_BD.device)
+    for number, start in enumerate(range(0, rows, step)):
+        entries = slice(edges[number], edges[number + 1])
+        item_CD = item_ID[start : start + step]
+        below_BC = _below(user_BD, item_CD, target_score_B, user_S[entries], row_S[entries] - start, buffers)
+        if skip_first and start == 0:
+            below_BC[:, 0] = 1.0
+        count_B += item_CD.shape[0] - below_BC.sum(1).long()
+    return count_B
+
+
+def _below(
+    user_BD: Tensor, item_CD: Tensor, target_score_B: Tensor, user_S: Tensor, column_S: Tensor, buffers: Tensor
+) -> Tensor:
+    """Return ``(B, C)`` as if by :func:`dot_scores`: in float32 first, again where that leaves a doubt.
+
+    1.0 where an item is below the target, and for the pairs given; else 0.0. Floats, because on CPU a comparison into
+    them and their sum take a quarter of the time of booleans.
+    """
     target_score_B1 = target_score_B[:, None]
+    shape = torch.Size((user_BD.shape[0], item_CD.shape[0]))
     # A matrix product in TF32 is too coarse to leave but few doubts; autocast would make one of bfloat16.
     coarse = user_BD.is_cuda and torch.get_float32_matmul_precision() != "highest"
     if not coarse:
+        above_BC, distance_BC = (buffer[: shape.numel()].view(shape) for buffer in buffers)
         with torch.autocast(user_BD.device.type, enabled=False):
-            above_BC = user_BD @ item_CD.T - target_score_B1
+            torch.mm(user_BD, item_CD.T, out=above_BC).sub_(target_score_B1)
+        above_BC[user_S, column_S] = -torch.inf
         # A float32 sum of D products is off by at most D * 2**-24 * |u| |i|; twice that for the subtraction.
         width = max(8, user_BD.shape[1])
-        slack_B1 = 2**-23 * width * user_BD.norm(dim=1, keepdim=True) * item_CD.norm(dim=1).max()
-        user_N, item_N = (above_BC.abs() <= slack_B1).nonzero(as_tuple=True)
-        if user_N.numel() <= above_BC.numel() // 32:
-            ahead_BC = ~(above_BC < 0)
-            score_N = dot_scores(user_BD[user_N], item_CD[item_N])
-            ahead_BC[user_N, item_N] = ~(score_N < target_score_B[user_N])
-            return ahead_BC
-    return ~((user_BD.double() @ item_CD.double().T).float() < target_score_B1)
+        slack_B = 2**-23 * width * user_BD.norm(dim=1) * item_CD.norm(dim=1).max()
+        torch.abs(above_BC, out=distance_BC)
+        unsure_N = (~(distance_BC.amin(1) > slack_B)).nonzero().squeeze(1)  # a row with a NaN is unsure of the others
+        place_M, column_M = (distance_BC[unsure_N] <= slack_B[unsure_N, None]).nonzero(as_tuple=True)
+        if place_M.numel() <= above_BC.numel() // 32:
+            below_BC = torch.lt(above_BC, 0, out=distance_BC)
+            user_M = unsure_N[place_M]
+            score_M = dot_scores(user_BD[user_M], item_CD[column_M])
+            below_BC[user_M, column_M] = (score_M < target_score_B[user_M]).float()
+            return below_BC
+    below_BC = ((user_BD.double() @ item_CD.double().T).float() < target_score_B1).float()
+    below_BC[user_S, column_S] = 1.0
+    return below_BC
 
 
-def _never_ahead(target_B: Tensor, seen_row: Tensor | None, seen_lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The (row number, item-table row) pairs that count for nobody: each target itself, and the seen items."""
-    user_S, row_S = torch.arange(target_B.shape[0], device=target_B.device), target_B.long()
+def _seen(target_B: Tensor, seen_row: Tensor | None, seen_lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return owner and row of the seen items, by owner; two empty tensors where none are given."""
     if seen_row is None and seen_lengths_B is None:
-        return user_S, row_S
-    more_user_S, more_row_S = seen_entries(seen_row, seen_lengths_B)
-    return torch.cat([user_S, more_user_S]), torch.cat([row_S, more_row_S])
+        none = torch.zeros(0, dtype=torch.int64, device=target_B.device)
+        return none, none
+    return seen_entries(seen_row, seen_lengths_B)

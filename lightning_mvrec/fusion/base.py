@@ -20,7 +20,8 @@ class ViewState:
         age_R: ``(R,)`` float, seconds since the view's latest event by then (0 where absent; steps where a source has
             no times).
         asof_R: ``(R,)`` int64, how many of ``steps_BTD`` a row may look at.
-        steps_BTD: ``(B, T, D)`` all states of the view, right-padded.
+        steps_BTD: ``(B, T, D)`` all states of the view, right-padded; None in an evaluation where the fusion says
+            that it does not read them.
         lengths_B: ``(B,)`` int64.
         times_BT: ``(B, T)`` int64 event times, right-padded with 0.
     """
@@ -29,7 +30,7 @@ class ViewState:
     present_R: Tensor
     age_R: Tensor
     asof_R: Tensor
-    steps_BTD: Tensor
+    steps_BTD: Tensor | None
     lengths_B: Tensor
     times_BT: Tensor
 
@@ -55,6 +56,7 @@ class Fusion(nn.Module):
     Attributes:
         target_aware: Whether the user state depends on the candidate. Such a model cannot be searched as an index; it
             re-ranks the candidates of one that can.
+        reads_steps: Whether ``steps_BTD`` is read: an evaluation need not compute them for a fusion that says no.
 
     Shape:
         - states: see :class:`ViewStates`.
@@ -64,6 +66,7 @@ class Fusion(nn.Module):
     """
 
     target_aware: bool = False
+    reads_steps: bool = True
 
     def forward(self, states: ViewStates, candidates_RCD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the user state and the weight of each view."""

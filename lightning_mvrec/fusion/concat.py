@@ -46,6 +46,8 @@ class ConcatFusion(Fusion):
         (torch.Size([2, 4]), [1.0, 0.0])
     """
 
+    reads_steps = False
+
     def __init__(
         self,
         embedding_dim: int,

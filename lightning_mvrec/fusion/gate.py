@@ -50,6 +50,8 @@ class GateFusion(Fusion):
         ([1.0, 0.0], [1.0, 0.0])
     """
 
+    reads_steps = False
+
     def __init__(
         self,
         embedding_dim: int,

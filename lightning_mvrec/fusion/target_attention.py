@@ -83,8 +83,10 @@ class TargetAttentionFusion(Fusion):
         views = {}
         for number, name in enumerate(self.view_names):
             view = states.views[name]
-            attended_RCD = self._attend(number, view, states.user_R, query_RCD)
-            sum_RD = last_state(view.steps_BTD.cumsum(1), view.asof_R, states.user_R)
+            steps_BTD = view.steps_BTD
+            assert steps_BTD is not None, "the model gives all steps to a fusion that reads them"
+            attended_RCD = self._attend(number, view, steps_BTD, states.user_R, query_RCD)
+            sum_RD = last_state(steps_BTD.cumsum(1), view.asof_R, states.user_R)
             mean_RD = sum_RD / (view.asof_R[:, None] + self.log_shrink[number].exp())
             same_RCD = torch.cat([view.state_RD, mean_RD], -1)[:, None].expand(-1, num_candidates, -1)
             state_RCD = torch.cat([same_RCD, attended_RCD], -1) @ self.join[number].T
@@ -100,15 +102,15 @@ class TargetAttentionFusion(Fusion):
         weights_RV = weights.unflatten(0, (rows, num_candidates)).mean(1)
         return fused.reshape(rows, num_candidates, width), weights_RV
 
-    def _attend(self, number: int, view: ViewState, user_R: Tensor, query_RCD: Tensor) -> Tensor:
+    def _attend(self, number: int, view: ViewState, steps_BTD: Tensor, user_R: Tensor, query_RCD: Tensor) -> Tensor:
         """Return the weighted mean ``(R, C, D)`` of the steps that each row may see."""
-        batch, steps, width = view.steps_BTD.shape
+        batch, steps, width = steps_BTD.shape
         num_candidates = query_RCD.shape[1]
         place_R, most = _place_within_user(user_R, batch)
         # Rows of one user share its steps: two batched products instead of a copy of the history for every row.
         query_BKCD = query_RCD.new_zeros(batch, most, num_candidates, width)
         query_BKCD = query_BKCD.index_put((user_R, place_R), query_RCD)
-        key_BTD = self.keys[number](view.steps_BTD)
+        key_BTD = self.keys[number](steps_BTD)
         logit_BKCT = (query_BKCD.flatten(1, 2) @ key_BTD.transpose(1, 2)).unflatten(1, (most, num_candidates))
         logit_BKCT = logit_BKCT * (self.log_factor[number].exp() / width**0.5)
         asof_BK = torch.zeros(batch, most, dtype=torch.int64, device=user_R.device)
@@ -117,7 +119,7 @@ class TargetAttentionFusion(Fusion):
         logit_BKCT = logit_BKCT.masked_fill(unseen_BKT[:, :, None], torch.finfo(logit_BKCT.dtype).min)
         sink = self.sink[number].expand(batch, most, num_candidates, 1)
         weight_BKCT = torch.cat([sink, logit_BKCT], dim=-1).softmax(-1)[..., 1:]
-        attended_BKCD = (weight_BKCT.flatten(1, 2) @ view.steps_BTD).unflatten(1, (most, num_candidates))
+        attended_BKCD = (weight_BKCT.flatten(1, 2) @ steps_BTD).unflatten(1, (most, num_candidates))
         return attended_BKCD[user_R, place_R]
 
 

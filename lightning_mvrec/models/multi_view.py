@@ -6,6 +6,7 @@ B users, K targets a user, T steps, R rows (one (user, target) pair each), M dis
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +154,7 @@ class MultiViewRecommender(Recommender):
         self, name: str, batch: MultiViewBatch, item_MD: Tensor, user_R: Tensor, step_R: Tensor
     ) -> ViewState:
         """Encode one view and take its state just before each target."""
-        encoder, view = self.encoders[_key(name)], batch.views[name]
+        encoder, view = cast(SequenceEncoder, self.encoders[_key(name)]), batch.views[name]
         if not encoder.causal and batch.target_BK.shape[1] > 1:
             raise ValueError(
                 f"encoder {type(encoder).__name__} of view {name!r} is not causal and would see later targets: "
@@ -164,20 +165,31 @@ class MultiViewRecommender(Recommender):
         if _key(name) in self.events:
             fields_BT = {key: to_padded(value_E, view.lengths_B) for key, value_E in view.fields.items()}
             x_BTD = self.events[_key(name)](x_BTD, fields_BT, times_BT, view.lengths_B)
-        h_BTD = encoder(self.dropout(x_BTD), view.lengths_B)
         asof_R = batch.asof_BKV[user_R, step_R, self.view_index[name]]
+        h_BTD: Tensor | None = None
+        if self._only_last(encoder, batch):
+            # One target a user: a row's history is its user's up to the target, and only its end is looked at.
+            state_RD = encoder.last(x_BTD if len(user_R) == len(x_BTD) else x_BTD[user_R], asof_R)
+        else:
+            h_BTD = encoder(self.dropout(x_BTD), view.lengths_B)
+            state_RD = last_state(h_BTD, asof_R, user_R)
         present_R = asof_R > 0
         latest_R = last_state(times_BT[..., None], asof_R, user_R).squeeze(-1)
         age_R = (batch.time_BK[user_R, step_R] - latest_R) * present_R
         return ViewState(
-            state_RD=last_state(h_BTD, asof_R, user_R),
+            state_RD=state_RD,
             present_R=present_R,
-            age_R=age_R.to(h_BTD.dtype),
+            age_R=age_R.to(state_RD.dtype),
             asof_R=asof_R,
             steps_BTD=h_BTD,
             lengths_B=view.lengths_B,
             times_BT=times_BT,
         )
+
+    def _only_last(self, encoder: SequenceEncoder, batch: MultiViewBatch) -> bool:
+        """Whether nothing but the state before each user's only target is asked for: in evaluation, not in training."""
+        evaluating = not self.training and not torch.is_grad_enabled()
+        return evaluating and encoder.causal and not self.fusion.reads_steps and batch.target_BK.shape[1] == 1
 
     def _repeats(
         self, batch: MultiViewBatch, user_RD: Tensor, item_MD: Tensor, user_R: Tensor, step_R: Tensor

@@ -266,6 +266,8 @@ def _seen_of_rows(batch: MultiViewBatch, user_R: Tensor) -> tuple[Tensor, Tensor
     """Return the seen items of each row, jagged over rows."""
     if batch.seen_row is None or batch.seen_lengths_B is None:
         return user_R.new_zeros(0), torch.zeros_like(user_R)
+    if batch.target_BK.shape[1] == 1 and len(user_R) == batch.batch_size:
+        return batch.seen_row.long(), batch.seen_lengths_B.long()  # every user once, in order
     lengths_R = batch.seen_lengths_B.long()[user_R]
     first_B = batch.seen_lengths_B.long().cumsum(0) - batch.seen_lengths_B
     start_R = torch.repeat_interleave(first_B[user_R] - (lengths_R.cumsum(0) - lengths_R), lengths_R)

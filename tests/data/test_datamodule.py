@@ -214,18 +214,20 @@ def test_targets_with_too_little_history_are_left_out_on_request(tmp_path):
         assert (batch.asof_BKV.sum(-1)[batch.weight_BK > 0] >= 3).all()
 
 
-def test_seen_items_are_those_of_the_named_views_before_the_target(tmp_path):
-    data = module(tmp_path, filter_seen=["buy"])
-    store, number = data.store, data.schema.view_names.index("buy")
-    targets = store.targets("test")
-    view = store.view("buy")
+@pytest.mark.parametrize("views", [["buy"], ["buy", "click"]])
+def test_seen_items_are_those_of_the_named_views_before_the_target(tmp_path, views):
+    data = module(tmp_path, filter_seen=views)
+    targets = data.store.targets("test")
     checked = 0
     for batch in data.loader("test"):
         seen = np.split(batch.seen_row.numpy(), np.cumsum(batch.seen_lengths_B.numpy())[:-1])
         for example, rows in zip(batch.example_B.tolist(), seen, strict=True):
-            start = view.offsets[targets.user[example]]
-            bought = set(view.items[start : start + targets.asof[example, number]].tolist())
-            assert set(rows.tolist()) == bought - {0, targets.item[example]}
+            met = set()
+            for name in views:
+                view, number = data.store.view(name), data.schema.view_names.index(name)
+                start = view.offsets[targets.user[example]]
+                met |= set(view.items[start : start + targets.asof[example, number]].tolist())
+            assert set(rows.tolist()) == met - {0, targets.item[example]}
             checked += len(rows)
     assert checked > 0
 

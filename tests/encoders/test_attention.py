@@ -64,6 +64,18 @@ def test_equals_a_naive_loop(heads, position, activation):
 
 
 @pytest.mark.parametrize("position", ["learned", "rotary", "none"])
+def test_users_taken_in_parts_have_the_same_last_states(position, monkeypatch):
+    torch.manual_seed(0)
+    encoder = AttentionEncoder(8, heads=2, position=position).eval()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x_BTD, lengths_B = torch.randn(5, 6, 8), torch.tensor([6, 2, 0, 5, 1])
+    whole = encoder.last(x_BTD, lengths_B)
+    monkeypatch.setattr("lightning_mvrec.encoders.attention.CPU_STEPS", 12)  # two users at a time
+    torch.testing.assert_close(encoder.last(x_BTD, lengths_B), whole)
+
+
+@pytest.mark.parametrize("position", ["learned", "rotary", "none"])
 def test_the_fused_kernel_takes_every_kind_of_position(position):
     encoder = AttentionEncoder(8, heads=2, position=position)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where the kernel cannot serve

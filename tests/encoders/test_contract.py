@@ -95,6 +95,26 @@ def test_batch_order_and_company_have_no_effect(encoder):
         torch.testing.assert_close(alone, together[user : user + 1, :length], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("lengths", [[7, 3, 0, 1], [0, 0, 0, 0], [7, 7, 7, 7], [2, 1, 0, 1]])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_last_state_is_that_of_all_states(encoder, lengths, training):
+    x_BTD, _ = history()
+    lengths_B = torch.tensor(lengths)
+    encoder.train(training)
+    torch.manual_seed(3)
+    h_BTD = encoder(x_BTD, lengths_B)
+    expected = [h_BTD[user, length - 1] if length else torch.zeros(D) for user, length in enumerate(lengths)]
+    torch.manual_seed(3)
+    torch.testing.assert_close(encoder.last(x_BTD, lengths_B), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("users", "steps"), [(0, 5), (3, 0), (0, 0)])
+def test_the_last_state_of_an_empty_batch_is_zero(encoder, users, steps):
+    encoder.eval()
+    state_BD = encoder.last(torch.zeros(users, steps, D), torch.zeros(users, dtype=torch.int64))
+    assert state_BD.tolist() == [[0.0] * D] * users
+
+
 @pytest.mark.parametrize(("users", "steps"), [(0, 5), (3, 0), (0, 0), (2, 4)])
 def test_an_empty_batch_gives_every_parameter_a_gradient(encoder, users, steps):
     x_BTD = torch.zeros(users, steps, D, requires_grad=True)

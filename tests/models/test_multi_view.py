@@ -9,6 +9,7 @@ from tests.batches import SCHEMA, item_kjt, make_batch
 
 CLICK = [[(1, 10), (2, 20), (3, 30)], [(4, 15)]]
 RATE = [[(5, 5, 1.0), (6, 25, 4.0)], []]
+ATTENTION_LAST = AttentionEncoder.last
 TARGETS = [[(2, 20), (3, 30), (7, 40)], [(8, 50)]]
 
 
@@ -34,6 +35,27 @@ def test_many_targets_in_one_pass_equal_one_target_a_pass(fusion):
         output = model(make_batch([1, 2], CLICK, RATE, alone))
         torch.testing.assert_close(output.user_RD[user], together.user_RD[row], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(output.score_R[user], together.score_R[row], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fusion", [GateFusion, ConcatFusion])
+@pytest.mark.parametrize("present", [[0, 1], [1]])
+def test_an_evaluation_of_last_states_equals_that_of_all_steps(fusion, present, monkeypatch):
+    model = build(fusion=fusion, times=True)
+    # User 0's target lies before its last events; a row without a target takes no part.
+    batch = make_batch([1, 2], CLICK, RATE, [[(2, 20)], [(8, 50)]])
+    batch.weight_BK[[user for user in range(2) if user not in present]] = 0
+    lasts = []
+    monkeypatch.setattr(AttentionEncoder, "last", lambda *inputs: lasts.append(1) or ATTENTION_LAST(*inputs))
+    with torch.no_grad():
+        short = model(batch)
+        assert lasts
+        monkeypatch.setattr(fusion, "reads_steps", True)
+        lasts.clear()
+        whole = model(batch)
+        assert not lasts
+    assert short.user_R.tolist() == whole.user_R.tolist() == present
+    torch.testing.assert_close(short.user_RD, whole.user_RD, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(short.weights_RV, whole.weights_RV, rtol=1e-5, atol=1e-6)
 
 
 def test_later_events_do_not_change_a_state():
