@@ -164,6 +164,7 @@ class RecipeCLI(LightningCLI):
                 filter_seen=self.datamodule.filter_seen,
                 progress=True,
                 keep=each,
+                threshold=getattr(evaluation, "threshold", None),
             ):
                 results.append(Result(name, split, metric, value))
         if rows:
@@ -247,7 +248,9 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 def _what_is_ranked(evaluation: Any, filter_seen: Sequence[str]) -> str:
     if not isinstance(evaluation, RankingEvaluation):
-        return "every target of the split, its score against its label"
+        at_least = getattr(evaluation, "threshold", None)
+        reached = "" if at_least is None else f" being {at_least:g} or more"
+        return f"every target of the split, its score against its label{reached}"
     seen = f"items seen in {', '.join(filter_seen)} left out" if filter_seen else "seen items ranked as well"
     return f"ranked among the whole catalogue, {seen}"
 

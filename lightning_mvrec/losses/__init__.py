@@ -6,6 +6,7 @@ from lightning_mvrec.losses.bpr import BPRLoss
 from lightning_mvrec.losses.full_softmax import FullSoftmaxLoss
 from lightning_mvrec.losses.l2 import L2Penalty
 from lightning_mvrec.losses.mse import MSELoss
+from lightning_mvrec.losses.ordinal import OrdinalLoss
 from lightning_mvrec.losses.pairwise import PairwiseLoss
 from lightning_mvrec.losses.sampled_softmax import SampledSoftmaxLoss
 
@@ -17,6 +18,7 @@ __all__ = [
     "Loss",
     "LossInput",
     "MSELoss",
+    "OrdinalLoss",
     "PairwiseLoss",
     "SampledSoftmaxLoss",
 ]

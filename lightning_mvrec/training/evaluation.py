@@ -98,20 +98,30 @@ class PointwiseEvaluation(Evaluation):
 
     Args:
         binary: Whether labels are 0 or 1 and scores are logits (AUC, log-loss) or numbers (RMSE, MAE).
+        threshold: With ``binary``: labels are numbers, and 1 from this value on; None: they are 0 or 1 already.
+
+    Raises:
+        ValueError: If there is a threshold and ``binary`` is not set.
     """
 
-    def __init__(self, binary: bool = True) -> None:
+    def __init__(self, binary: bool = True, threshold: float | None = None) -> None:
+        if threshold is not None and not binary:
+            raise ValueError(f"threshold must be None where labels are not binary, got {threshold}")
         super().__init__({"auc": AUC(), "logloss": LogLoss()} if binary else {"rmse": RMSE(), "mae": MAE()})
         self.binary = binary
+        self.threshold = threshold
         self.primary, self.largest_first = ("auc", True) if binary else ("rmse", False)
 
     def update(self, model: Recommender, batch: MultiViewBatch, output: ModelOutput) -> None:
         """Measure one batch."""
         row = (output.user_R, output.step_R)
         score_R = output.score_R.sigmoid() if self.binary else output.score_R
+        label_R = batch.label_BK[row]
+        if self.threshold is not None:
+            label_R = (label_R >= self.threshold).to(label_R.dtype)
         for metric in self.metrics:
-            metric.update(score_R, batch.label_BK[row], batch.weight_BK[row])  # type: ignore[operator]
-        self._keep(batch, output, score=score_R.float(), label=batch.label_BK[row])
+            metric.update(score_R, label_R, batch.weight_BK[row])  # type: ignore[operator]
+        self._keep(batch, output, score=score_R.float(), label=label_R)
 
     def predict(self, model: Recommender, batch: MultiViewBatch, output: ModelOutput) -> dict[str, Tensor]:
         """Return the score of each target: a probability where labels are binary."""

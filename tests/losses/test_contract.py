@@ -11,6 +11,7 @@ from lightning_mvrec.losses import (
     FullSoftmaxLoss,
     L2Penalty,
     MSELoss,
+    OrdinalLoss,
     PairwiseLoss,
     SampledSoftmaxLoss,
 )
@@ -20,6 +21,7 @@ BUILD = {
     "mse": MSELoss,
     "bce": BCELoss,
     "bpr": BPRLoss,
+    "ordinal": lambda: OrdinalLoss(grades=[0.5, 1.0, 2.0], base=1.0),
     "pairwise": PairwiseLoss,
     "full": lambda: FullSoftmaxLoss(temperature=0.7, chunk_size=4),
     "sampled": lambda: SampledSoftmaxLoss(temperature=0.7),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, mean_squared_error
 
-from lightning_mvrec.losses import BCELoss, MSELoss
+from lightning_mvrec.losses import BCELoss, MSELoss, OrdinalLoss
 from tests.losses.inputs import both_layouts, make_input
 
 
@@ -23,6 +23,43 @@ def test_squared_error_equals_scikit_learn():
     inputs = weights_given(make_input(label_R=torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0, 4.5])))
     expected = mean_squared_error(inputs.label_R, scores(inputs), sample_weight=inputs.weight_R)
     assert MSELoss()(inputs).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_ordinal_loss_is_the_mean_over_the_grades_of_scikit_learns_log_loss():
+    inputs = weights_given(make_input(label_R=torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0, 3.0])))
+    grades, offsets = [2.0, 3.0, 4.0, 5.0], [1.7, 0.4, 0.0, -1.5]
+    loss = OrdinalLoss(grades, base=4.0)
+    assert loss.offset_C.tolist() == [2.0, 1.0, 0.0, -1.0]
+    loss.offset_C.data = torch.tensor(offsets)
+    expected = [
+        log_loss(inputs.label_R >= grade, (scores(inputs) + offset).sigmoid().double(), sample_weight=inputs.weight_R)
+        for grade, offset in zip(grades, offsets, strict=True)
+    ]
+    assert loss(inputs).item() == pytest.approx(sum(expected) / 4, rel=1e-5)
+
+
+def test_the_offset_of_the_base_grade_stays_zero_and_the_others_learn():
+    loss = OrdinalLoss([2.0, 3.0, 4.0], base=3.0)
+    loss.offset_C.data[1] = 9.0  # must not be read
+    inputs = make_input(label_R=torch.tensor([1.0, 2.0, 3.0, 4.0, 4.0, 2.0]))
+    loss(inputs).backward()
+    assert loss.offset_C.grad[1] == 0
+    assert (loss.offset_C.grad[[0, 2]] != 0).all()
+    other = OrdinalLoss([2.0, 3.0, 4.0], base=3.0)
+    assert loss(inputs).item() == pytest.approx(other(inputs).item())
+
+
+@pytest.mark.parametrize(
+    ("grades", "base", "message"),
+    [
+        ([4.0], 4.0, "at least 2 ascending values"),
+        ([3.0, 3.0], 3.0, "at least 2 ascending values"),
+        ([3.0, 4.0], 5.0, "base must be one of"),
+    ],
+)
+def test_grades_that_are_no_scale_are_refused(grades, base, message):
+    with pytest.raises(ValueError, match=message):
+        OrdinalLoss(grades, base)
 
 
 def test_squared_error_uses_the_scores_that_the_model_has_computed():

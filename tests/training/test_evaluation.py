@@ -127,6 +127,24 @@ def test_labels_are_compared_over_both_ranks():
     assert run_ranks(lambda: auc([0, 3, 4] if dist.get_rank() == 0 else [1, 2]), 2) == pytest.approx([alone, alone])
 
 
+def test_with_a_threshold_labels_are_one_from_it_on():
+    def auc(labels, threshold):
+        model, evaluation = build(), PointwiseEvaluation(threshold=threshold)
+        batch = part([0, 1, 2, 3, 4])
+        batch.label_BK[:, 0] = torch.tensor(labels)
+        with torch.no_grad():
+            evaluation.update(model, batch, model(batch))
+        values = {name: float(value) for name, value in evaluation.compute().items()}
+        return values, evaluation.rows()["label"].tolist()
+
+    assert auc([1.0, 4.0, 5.0, 3.0, 4.0], 4.0) == auc([0.0, 1.0, 1.0, 0.0, 1.0], None)
+
+
+def test_a_threshold_for_numbers_is_refused():
+    with pytest.raises(ValueError, match=r"threshold must be None where labels are not binary, got 4\.0"):
+        PointwiseEvaluation(binary=False, threshold=4.0)
+
+
 def test_an_evaluation_can_be_copied_for_each_stage():
     first, second = RankingEvaluation(), copy.deepcopy(RankingEvaluation())
     assert first.names == second.names == ["ndcg@10", "hr@10", "recall@10", "mrr@10"]

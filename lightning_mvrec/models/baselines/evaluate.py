@@ -35,6 +35,7 @@ def evaluate_baselines(
     progress: bool = False,
     max_elements: int = 2**22,
     keep: dict[str, np.ndarray] | None = None,
+    threshold: float | None = None,
 ) -> list[tuple[str, str, float]]:
     """Fit baselines on a store's training events and measure them on the targets of a stage.
 
@@ -48,6 +49,8 @@ def evaluate_baselines(
         progress: Whether to show a progress bar.
         max_elements: Scores held at a time, above 0.
         keep: Filled, by name of the baseline, with its rank of each target, or its score where it rates.
+        threshold: Labels are 1 from this value on, else 0; a baseline that predicts the labels' own values then has an
+            AUC but no log-loss. None: labels are taken as they are.
 
     Returns:
         ``(baseline's name, metric's name, value)``, baseline by baseline in the order of ``metrics``.
@@ -65,7 +68,7 @@ def evaluate_baselines(
         bar.set_description(f"{baseline.name} on {stage}")
         baseline.fit(store)
         if baseline.rates:
-            values, each = _rate(baseline, store, targets, metrics)
+            values, each = _rate(baseline, store, targets, metrics, threshold)
         else:
             values, each = _rank(baseline, store, targets, metrics, list(filter_seen), max_elements)
         if keep is not None and values:
@@ -81,12 +84,15 @@ def _alone(metric: Any) -> Any:
 
 
 def _rate(
-    baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[str]
+    baseline: Baseline, store: Store, targets: Targets, metrics: Sequence[str], threshold: float | None
 ) -> tuple[dict[str, float], np.ndarray]:
     """Return the metrics and the score of each target."""
     score, label, weight = (
         torch.from_numpy(np.array(value)) for value in (baseline.predict(store, targets), targets.label, targets.weight)
     )
+    if threshold is not None:
+        label = (label >= threshold).to(label.dtype)
+        metrics = [name for name in metrics if name != "logloss"]
     values = {}
     for name in metrics:
         if name == "gauc":

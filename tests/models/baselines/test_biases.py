@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from lightning_mvrec.models.baselines import GlobalMean, ItemBias, UserItemBias, evaluate_baselines
 from lightning_mvrec.models.baselines.ratings import event_labels
@@ -86,6 +87,19 @@ def test_auc_and_log_loss_of_binary_labels():
     values = evaluate_baselines(store, "test", [GlobalMean()], ["auc", "gauc", "logloss"])
     p = 1 / 3  # test labels are 1, 0, 1
     assert [value for *_, value in values] == pytest.approx([0.5, 0.5, -(2 * np.log(p) + np.log(1 - p)) / 3])
+
+
+def test_with_a_threshold_numbers_are_measured_as_zero_and_one_without_a_log_loss(store):
+    found = {
+        name: value
+        for _, name, value in evaluate_baselines(
+            store, "test", [UserItemBias()], ["auc", "logloss", "rmse"], threshold=3.0
+        )
+    }
+    baseline = UserItemBias().fit(store)
+    score = baseline.predict(store, store.targets("test"))
+    assert set(found) == {"auc", "rmse"}
+    assert found["auc"] == pytest.approx(roc_auc_score([1, 0, 1], score))
 
 
 def test_arguments_out_of_range_are_refused():
