@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from lightning_mvrec.cli.report import (
     write_results,
 )
 from lightning_mvrec.cli.run_folder import choose_run_dir
-from lightning_mvrec.cli.targets import FILE, read_targets
+from lightning_mvrec.cli.targets import FILE, STACKED, read_targets
 
 FULL = "model"
 
@@ -134,13 +135,16 @@ def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet:
 
 
 def _collect(folder: Path, seeds: list[int], singles: list[str]) -> list[Result]:
-    """Join the runs' results: the model, ``view:<name>`` and ``without:<name>``, and the baselines once."""
+    """Join the runs: the model, ``view:<name>``, ``without:<name>`` and ``stacked``, and the baselines once."""
     results = []
     for seed in seeds:
         for name in (FULL, *singles):
             for result in read_results(_folder(folder, name, seed) / "results.csv"):
                 if result.model == FULL:
                     results.append(Result(name, result.split, result.metric, result.value, seed))
+                elif result.model == STACKED:
+                    if name == FULL:
+                        results.append(replace(result, seed=seed))
                 elif seed == seeds[0] and name == FULL:
                     results.append(result)
     return results
@@ -152,7 +156,7 @@ def _print_margin(results: list[Result], metric: str, largest_first: bool) -> No
     best = max if largest_first else min
     groups = {
         "best single view": [name for name in means if name.startswith("view:")],
-        "best baseline": [name for name in means if name != FULL and ":" not in name],
+        "best baseline": [name for name in means if name not in (FULL, STACKED) and ":" not in name],
     }
     for title, names in groups.items():
         if names and means.get(FULL) is not None:
@@ -180,10 +184,12 @@ def _print_intervals(folder: Path, seeds: list[int], singles: list[str], metric:
                 return  # a comparison of runs made before targets were kept
             arrays = read_targets(path)
             models.setdefault(name, []).append(arrays[FULL])
+            if name == FULL and STACKED in arrays:
+                models.setdefault(STACKED, []).append(arrays[STACKED])
             if name == FULL and seed == seeds[0]:
                 first = arrays
     for name, values in first.items():
-        if name not in ("user", "label", FULL):
+        if name not in ("user", "label", FULL, STACKED):
             models[name] = [values]
     others = [name for name in models if name != FULL]
     if not others:

@@ -28,7 +28,8 @@ import lightning_mvrec.strategies  # noqa: F401  registers "torchrec"
 from lightning_mvrec.cli.parser import RecipeParser
 from lightning_mvrec.cli.report import Result, draw_run, format_table, write_results
 from lightning_mvrec.cli.run_folder import choose_run_dir, config_paths
-from lightning_mvrec.cli.targets import FILE, write_targets
+from lightning_mvrec.cli.stacked import stack
+from lightning_mvrec.cli.targets import FILE, STACKED, write_targets
 from lightning_mvrec.data import EventsDataModule
 from lightning_mvrec.models.baselines import Baseline, evaluate_baselines
 from lightning_mvrec.training import EpochHistory, MultiViewModule, RankingEvaluation
@@ -53,6 +54,12 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--baselines", type=list[Baseline], default=[], help="models printed beside the trained one"
         )
+        parser.add_argument(
+            "--stack",
+            type=bool,
+            default=False,
+            help="add the weighted sum of model and baselines, weighed on validation",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Send everything that is written to the run's folder."""
@@ -73,6 +80,11 @@ class RecipeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Keep the resolved configuration and start the clock."""
+        if self._get(self.config_init, "stack"):
+            if not self._is_ours() or self.datamodule.settings.label is None:
+                raise ValueError("stack must be false without labelled targets: ranks cannot be added up")
+            if not self._get(self.config_init, "baselines"):
+                raise ValueError("stack needs baselines to weigh beside the model, got none")
         self._save_config()
         self._started = time.perf_counter()
 
@@ -91,7 +103,8 @@ class RecipeCLI(LightningCLI):
         for run in (trainer.validate, trainer.test):
             run(module, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
             values.update({name: float(value) for name, value in trainer.callback_metrics.items()})
-        self._report(values, history, seconds, module.evaluations["test"].rows())
+        rows = {split: module.evaluations[split].rows() for split in ("val", "test")}
+        self._report(values, history, seconds, rows)
 
     def before_validate(self) -> None:
         """Keep the resolved configuration."""
@@ -133,10 +146,12 @@ class RecipeCLI(LightningCLI):
         values: dict[str, float],
         history: list[dict[str, float]],
         seconds: float,
-        rows: dict[str, torch.Tensor] | None = None,
+        rows: dict[str, dict[str, torch.Tensor]] | None = None,
     ) -> None:
         seed = self._get(self.config, "seed_everything")
-        results, weights = [], {}
+        results: list[Result] = []
+        weights: dict[str, float] = {}
+        stack_weights: dict[str, float] = {}
         for name, value in values.items():
             split, _, metric = name.partition("/")
             if metric.startswith("weight/"):
@@ -153,9 +168,8 @@ class RecipeCLI(LightningCLI):
         evaluation = self.model.evaluations["test"]
         metrics = list(dict.fromkeys(result.metric for result in results))
         baselines = self._get(self.config_init, "baselines") or []
-        each: dict[str, np.ndarray] = {}  # ends as that of the test split
+        each: dict[str, dict[str, np.ndarray]] = {split: {} for split in splits}
         for split in splits:
-            each.clear()
             for name, metric, value in evaluate_baselines(
                 self.datamodule.store,
                 split,
@@ -163,12 +177,16 @@ class RecipeCLI(LightningCLI):
                 metrics,
                 filter_seen=self.datamodule.filter_seen,
                 progress=True,
-                keep=each,
+                keep=each[split],
                 threshold=getattr(evaluation, "threshold", None),
             ):
                 results.append(Result(name, split, metric, value))
-        if rows:
-            self._keep_targets(rows, each)
+        if rows and rows["test"]:
+            targets = {split: self._targets(split, rows[split], each[split]) for split in ("val", "test")}
+            if self._get(self.config_init, "stack"):
+                more, targets["test"][STACKED], stack_weights = stack(targets, metrics, evaluation.binary)
+                results += more
+            write_targets(self.run_dir / FILE, targets["test"])
         write_results(self.run_dir / "results.csv", results)
         summary = {
             "primary": evaluation.primary,
@@ -178,6 +196,7 @@ class RecipeCLI(LightningCLI):
             "train_seconds": round(seconds, 1),
             "epochs": len(history),
             "view_weights": weights,
+            "stack_weights": stack_weights,
         }
         (self.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         if history:
@@ -188,20 +207,24 @@ class RecipeCLI(LightningCLI):
         print(_what_is_ranked(evaluation, self.datamodule.filter_seen))
         if weights:
             print("view weights  " + "  ".join(f"{view} {weight:.3f}" for view, weight in weights.items()))
+        if stack_weights:
+            print("stacked  " + "  ".join(f"{name} {weight:.3f}" for name, weight in stack_weights.items()))
         if seconds:
             print(f"trained {len(history)} epochs in {seconds:.1f} s")
         _print_last(self.run_dir)
 
-    def _keep_targets(self, rows: dict[str, torch.Tensor], baselines: dict[str, np.ndarray]) -> None:
-        """Keep what was measured of each test target, in the store's order, for paired comparisons."""
-        examples = self.datamodule.examples("test")
+    def _targets(
+        self, split: str, rows: dict[str, torch.Tensor], baselines: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Return what was measured of each target of a split, in the store's order, for paired comparisons."""
+        examples = self.datamodule.examples(split)
         target = examples.first[rows["example"].numpy()] + rows["step"].numpy()
         arrays = {"user": examples.targets.user[target]}
         arrays["model"] = rows["rank" if "rank" in rows else "score"].numpy()
         if "label" in rows:
             arrays["label"] = rows["label"].numpy()
         arrays.update({name: value[target] for name, value in baselines.items()})
-        write_targets(self.run_dir / FILE, arrays)
+        return arrays
 
 
 def main(command: str, argv: list[str]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 FILE = "targets.npz"
+#: Name of the weighted sum of a run's model and its baselines.
+STACKED = "stacked"
 
 
 def write_targets(path: Path, arrays: dict[str, np.ndarray]) -> None:

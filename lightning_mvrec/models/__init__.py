@@ -1,12 +1,15 @@
 """Models: what joins embeddings, encoders and fusion into scores."""
 
 from lightning_mvrec.models.base import ModelOutput, Recommender
+from lightning_mvrec.models.bias import BiasTerm
 from lightning_mvrec.models.multi_view import MultiViewRecommender
 from lightning_mvrec.models.reference import MultiViewRepresentation
 from lightning_mvrec.models.repeat import RepeatTerm
 from lightning_mvrec.models.scorers import DotScorer, MLPScorer, Scorer
+from lightning_mvrec.models.stacking import Stacking
 
 __all__ = [
+    "BiasTerm",
     "DotScorer",
     "MLPScorer",
     "ModelOutput",
@@ -15,4 +18,5 @@ __all__ = [
     "Recommender",
     "RepeatTerm",
     "Scorer",
+    "Stacking",
 ]

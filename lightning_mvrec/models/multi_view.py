@@ -21,6 +21,7 @@ from lightning_mvrec.functional.jagged import gather_padded, last_state, to_padd
 from lightning_mvrec.functional.repeats import Repeats
 from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
 from lightning_mvrec.models.base import ModelOutput, Recommender, target_rows
+from lightning_mvrec.models.bias import BiasTerm
 from lightning_mvrec.models.repeat import RepeatTerm
 from lightning_mvrec.models.scorers import DotScorer, Scorer
 from lightning_mvrec.schema import Schema
@@ -52,6 +53,8 @@ class MultiViewRecommender(Recommender):
             also counts where scores are compared with the logits of ``repeat``.
         repeat: Builds, from the width and the names of the behaviours, the term for items that come back; None: no such
             term. It needs a dot-product score.
+        bias: Builds, from the schema, the term for the item's bias and the user's leaning, where targets have labels;
+            None: no such term. If its view is not read, the item's bias remains.
 
     Shape:
         - batch: see :class:`~lightning_mvrec.batch.MultiViewBatch`.
@@ -79,6 +82,7 @@ class MultiViewRecommender(Recommender):
         repeat: Callable[[int, list[str]], RepeatTerm] | None = None,
         content: bool = True,
         normalize: bool = False,
+        bias: Callable[[Schema], BiasTerm] | None = None,
     ) -> None:
         super().__init__()
         if embedding_dim < 4 or embedding_dim % 4:
@@ -107,6 +111,7 @@ class MultiViewRecommender(Recommender):
         if repeat is not None and not self.retrieval:
             raise ValueError("repeat needs a dot-product score, got a scorer or a fusion that looks at the candidate")
         self.repeat = repeat(embedding_dim, behaviours) if repeat is not None and behaviours else None
+        self.bias = bias(schema) if bias is not None else None
         self.temperature = temperature
         self.normalize = normalize
         self.view_index = {name: schema.view_names.index(name) for name in behaviours}
@@ -136,7 +141,10 @@ class MultiViewRecommender(Recommender):
         if self.temperature != 1:
             user_RD = user_RD / self.temperature
         repeats = None if self.repeat is None else self._repeats(batch, user_RD, item_MD, user_R, step_R)
-        return ModelOutput(user_RD, item_MD, user_R, step_R, self.scorer(user_RD, target_RD), weights_RV, repeats)
+        score_R = self.scorer(user_RD, target_RD)
+        if self.bias is not None:
+            score_R = score_R + self._bias(self.bias, batch, user_R, step_R)
+        return ModelOutput(user_RD, item_MD, user_R, step_R, score_R, weights_RV, repeats)
 
     def item_vectors(self, items: KeyedJaggedTensor, content_MW: Tensor | None = None) -> Tensor:
         """Return ``(M, D)`` vectors of the items in a KJT such as ``MultiViewBatch.items``."""
@@ -207,6 +215,18 @@ class MultiViewRecommender(Recommender):
             [view.lengths_B for view in views],
             [batch.asof_BKV[user_R, step_R, index] for index in self.view_index.values()],
         )
+
+    def _bias(self, bias: BiasTerm, batch: MultiViewBatch, user_R: Tensor, step_R: Tensor) -> Tensor:
+        """What item and user add to each target's score, whatever the views say."""
+        if batch.negative is not None or batch.catalogue:
+            raise ValueError(
+                "bias is added to the scores of targets only, negatives would be scored without: set negatives to None "
+                "(labelled targets), or leave `bias` out"
+            )
+        events = batch.views[bias.view] if bias.view in self.view_index else None
+        asof_R = batch.asof_BKV[user_R, step_R, self.view_index.get(bias.view, 0)]
+        target_R = batch.target_BK[user_R, step_R]
+        return bias(bias.item_bias(batch.items), target_R, user_R, asof_R, events)
 
     def _user_state(self, batch: MultiViewBatch, user_R: Tensor) -> ViewState:
         """The user's own vector: a view of length one, always present."""

@@ -110,7 +110,7 @@ class MultiViewModule(L.LightningModule):
         schema, model = self.schema, self.model
         assert schema is not None
         assert model is not None
-        possible = {"item_id", "user_id", *(f"bag_{view.name}" for view in schema.views)}
+        possible = {"item_id", "item_bias", "user_id", *(f"bag_{view.name}" for view in schema.views)}
         possible |= {f"item_{field.name}" for field in schema.item_fields}
         possible |= {f"user_{field.name}" for field in schema.user_fields}
         if unknown := sorted(set(self.table_optimizer) - possible):

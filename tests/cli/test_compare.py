@@ -32,6 +32,19 @@ def test_runs_are_joined_under_the_names_of_the_table(tmp_path):
     ]
 
 
+def test_the_stacked_sum_belongs_to_the_seed_of_its_model_and_is_no_baseline(tmp_path, capsys):
+    for seed in (3, 4):
+        for name in ("model", "without:cart"):
+            own = compare._folder(tmp_path, name, seed)
+            own.mkdir(parents=True)
+            rows = [Result("model", "test", "auc", 0.5, seed), Result("stacked", "test", "auc", 0.8 + seed)]
+            write_results(own / "results.csv", [*rows, Result("item bias", "test", "auc", 0.4)])
+    rows = compare._collect(tmp_path, [3, 4], ["without:cart"])
+    assert [(row.value, row.seed) for row in rows if row.model == "stacked"] == [(3.8, 3), (4.8, 4)]
+    compare._print_margin(rows, "auc", largest_first=True)
+    assert capsys.readouterr().out.splitlines() == ["auc: 1.250 times the best baseline (item bias)"]
+
+
 def test_the_margin_is_that_of_the_means(capsys):
     rows = [Result("model", "test", "auc", value, seed) for seed, value in enumerate((0.6, 0.8))]
     rows += [Result("view:a", "test", "auc", 0.35, 0), Result("view:b", "test", "auc", 0.2, 0)]

@@ -38,6 +38,7 @@ def test_all_recipes_are_found():
         "amazon-beauty/sasrec.yaml",
         "movielens-100k/click.yaml",
         "movielens-100k/reference.yaml",
+        "movielens-1m/best.yaml",
         "movielens-1m/sasrec.yaml",
         "quickstart.yaml",
         "retailrocket/multi_behavior.yaml",
