@@ -8,14 +8,16 @@ is what row-wise Adagrad would have kept; what is copied out has forgotten how t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from lightning_mvrec.strategies.checkpoint_read import SafeReader, read_part, whole
+from lightning_mvrec.strategies.checkpoint_pieces import blocks, opened
+from lightning_mvrec.strategies.checkpoint_read import SafeReader, whole
 
 
 def convertible(saved: Sequence[int], wanted: Sequence[int]) -> bool:
@@ -37,14 +39,24 @@ def convert(path: str | os.PathLike[str], key: str, value: Tensor | ShardedTenso
         key: Key of the state in it.
         value: ``(R,)`` is averaged in, ``(R, D)`` copied out.
     """
+    folder = whole(path)
+    metadata = SafeReader(folder).read_metadata()
+    described: Any = metadata.state_dict_metadata[key]
     for offsets, tensor in _parts(value):
         tensor.zero_()
-        for saved_offsets, saved, width in _chunks(path, key, offsets[0], offsets[0] + tensor.shape[0]):
-            first = max(offsets[0], saved_offsets[0])
-            end = min(offsets[0] + tensor.shape[0], saved_offsets[0] + saved.shape[0])
+        for chunk in described.chunks:
+            first = max(offsets[0], chunk.offsets[0])
+            end = min(offsets[0] + tensor.shape[0], chunk.offsets[0] + chunk.sizes[0])
+            if first >= end:
+                continue
             mine = tensor[first - offsets[0] : end - offsets[0]]
-            theirs = saved[first - saved_offsets[0] : end - saved_offsets[0]].to(mine)
-            mine += theirs[:, None] if mine.dim() == 2 else theirs.sum(dim=1) / width
+            place = metadata.storage_data[MetadataIndex(key, chunk.offsets)]
+            begin = [first - chunk.offsets[0], *[0] * (len(chunk.sizes) - 1)]
+            with opened(folder, place) as saved:
+                for row, block in blocks(saved, begin, [end - first, *chunk.sizes[1:]]):
+                    theirs = block.to(mine)
+                    more = theirs[:, None] if mine.dim() == 2 else theirs.sum(dim=1) / described.size[-1]
+                    mine[row : row + len(block)] += more
 
 
 def regroup(saved: list[dict[str, Any]], groups: list[list[str]]) -> list[dict[str, Any]]:
@@ -80,20 +92,3 @@ def _parts(value: Tensor | ShardedTensor) -> list[tuple[list[int], Tensor]]:
     if isinstance(value, ShardedTensor):
         return [(list(shard.metadata.shard_offsets), shard.tensor) for shard in value.local_shards()]
     return [([0] * value.dim(), value)]
-
-
-def _chunks(
-    path: str | os.PathLike[str], key: str, first: int, end: int
-) -> Iterator[tuple[Sequence[int], Tensor, int]]:
-    """Yield offsets and values of the saved pieces that have rows of ``first ... end``, and the width of all."""
-    folder = whole(path)
-    metadata = SafeReader(folder).read_metadata()
-    described: Any = metadata.state_dict_metadata[key]
-    sizes = {tuple(chunk.offsets): tuple(chunk.sizes) for chunk in described.chunks}
-    for index, place in metadata.storage_data.items():
-        if index.fqn != key:
-            continue
-        offsets = tuple(index.offset or (0,) * len(described.size))
-        if offsets[0] >= end or offsets[0] + sizes[offsets][0] <= first:
-            continue
-        yield offsets, read_part(folder, place), described.size[-1]

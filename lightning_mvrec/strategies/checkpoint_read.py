@@ -6,18 +6,20 @@ import io
 import os
 import pickle
 import warnings
-import zipfile
 import zlib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.utils import _ReaderView
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.futures import Future
+
+from lightning_mvrec.strategies.checkpoint_pieces import check_bytes, opened, read_into
 
 FORMAT = 1
 META = "meta.pt"
@@ -66,22 +68,23 @@ def _member(kind: Any, name: str) -> Any:
     raise pickle.UnpicklingError(f"a checkpoint's .metadata may not hold attribute {name!r} of {kind!r}")
 
 
-class _Part(_ReaderView):
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        # torch's counts backwards from the end: its -22 is 22 bytes after it.
-        return super().seek(self.len + offset) if whence == os.SEEK_END else super().seek(offset, whence)
-
-
 class SafeReader(dcp.FileSystemReader):
     """Reads the tensors of a checkpoint directory.
 
     torch's own reader unpickles whatever ``.metadata`` says, and takes a tensor whose bytes have changed on the disk.
     """
 
-    def _slice_file(self, file: IO[bytes], sinfo: Any) -> IO[bytes]:
-        found = cast(IO[bytes], _Part(cast(io.IOBase, file), sinfo.offset, sinfo.length))
-        check_bytes(found, Path(self.path) / sinfo.relative_path)
-        return found
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Fill this rank's tensors; what was saved is never in memory as a whole."""
+        for item in plan.items:
+            place = self.storage_data[item.storage_index]
+            target = planner.resolve_tensor(item).detach()
+            with opened(self.path, place) as saved:
+                read_into(target, saved, item.storage_offsets)
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read ``.metadata`` through an allow-list, and see that the files that it names are whole.
@@ -131,36 +134,6 @@ def _unsealed(content: bytes) -> bytes:
     if total != b"%08x" % zlib.crc32(metadata):
         raise ValueError("a byte of it has changed")
     return metadata
-
-
-def check_bytes(saved: IO[bytes], file: Path) -> None:
-    """See that what ``torch.save`` has written is still the same; torch writes check sums, but does not look at them.
-
-    Args:
-        saved: A file, or the part of one that holds a tensor; left at its begin.
-        file: Its name, for the message.
-
-    Raises:
-        ValueError: If a byte has changed.
-    """
-    saved.seek(0)
-    try:
-        with zipfile.ZipFile(saved) as archive:
-            wrong = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if wrong is not None:
-        raise ValueError(f"{file} is damaged: a byte of {wrong} has changed")
-    saved.seek(0)
-
-
-def read_part(folder: Path, place: Any) -> torch.Tensor:
-    """Return a saved tensor, one of those that ``storage_data`` of the metadata names."""
-    with (folder / place.relative_path).open("rb") as stream:
-        stream.seek(place.offset)
-        content = io.BytesIO(stream.read(place.length))
-    check_bytes(content, folder / place.relative_path)
-    return torch.load(content, map_location="cpu", weights_only=True)
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:

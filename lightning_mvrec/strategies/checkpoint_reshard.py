@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
+from lightning_mvrec.strategies.checkpoint_pieces import opened, read_into
 from lightning_mvrec.strategies.checkpoint_read import (
     META,
     METADATA,
@@ -24,7 +25,6 @@ from lightning_mvrec.strategies.checkpoint_read import (
     SafeReader,
     partial,
     read_meta,
-    read_part,
     sealed,
     whole,
 )
@@ -83,12 +83,11 @@ class _Copy(dcp.DefaultSavePlanner):
                 for a, n, b, m in zip(wanted.offsets, wanted.sizes, piece.offsets, piece.sizes, strict=True)
             ]
             if all(a < b for a, b in zip(low, high, strict=True)):
-                saved = self._piece(MetadataIndex(write_item.index.fqn, piece.offsets))
-                value[_within(low, high, wanted.offsets)] = saved[_within(low, high, piece.offsets)]
+                place = self._metadata.storage_data[MetadataIndex(write_item.index.fqn, piece.offsets)]
+                with opened(self._source, place) as saved:
+                    begin = [first - offset for first, offset in zip(low, piece.offsets, strict=True)]
+                    read_into(value[_within(low, high, wanted.offsets)], saved, begin)
         return value
-
-    def _piece(self, index: MetadataIndex) -> Tensor:
-        return read_part(self._source, self._metadata.storage_data[index])
 
 
 def _write(source: Path, metadata: Metadata, target: Path, files: int) -> None:

@@ -1,12 +1,17 @@
 """How long a save holds up the training, waited for and in the background.
 
 python recipes/benchmarks/checkpoint.py --processes 2
+
+The last line is one JSON object; times are medians over saves, or steps, in milliseconds.
 """
 
 import argparse
+import json
+import platform
 import statistics
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -75,16 +80,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; a temporary directory by default")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder, ignore_cleanup_errors=True) as folder:
-        for background in (False, True):
-            measure(args, Path(folder), background)
+        waited, meanwhile = (measure(args, Path(folder), background) for background in (False, True))
+    if waited and meanwhile:
+        versions = {name: version(name) for name in ("torch", "torchrec", "lightning")}
+        result = {
+            "processes": args.processes,
+            "rows": args.rows,
+            "dim": args.dim,
+            "waited": waited,
+            "async": meanwhile,
+            "blocked_async_over_waited": round(meanwhile["blocked"] / waited["blocked"], 3),
+            "versions": {"python": platform.python_version(), **versions},
+        }
+        print(json.dumps(result))
 
 
-def measure(args: argparse.Namespace, folder: Path, background: bool) -> None:
+def measure(args: argparse.Namespace, folder: Path, background: bool) -> dict[str, float]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 50, (512,), generator=generator)
     batches = [
-        KeyedJaggedTensor(["history"], torch.randint(args.rows, (int(lengths.sum()),), generator=generator), lengths)
-        for _ in range(8)
+        KeyedJaggedTensor(["history"], ids, lengths=lengths)
+        for ids in torch.randint(args.rows, (8, int(lengths.sum())), generator=generator)
     ] * (args.apart * (args.saves + 1) // 8)
     saves = Saves(folder, args.saves, args.apart)
     trainer = pl.Trainer(
@@ -101,14 +117,21 @@ def measure(args: argparse.Namespace, folder: Path, background: bool) -> None:
         default_root_dir=folder,
     )
     trainer.fit(Bags(args.rows, args.dim), DataLoader(batches, batch_size=None))
-    if trainer.is_global_zero:
-        milliseconds = [1e3 * statistics.median(times) for times in (saves.blocked[1:], saves.whole[1:])]
-        quiet, busy = (1e3 * statistics.median(saves.steps[writing]) for writing in (False, True))
-        print(
-            f"async_save={background}, {args.processes} processes: training held up {milliseconds[0]:.0f} ms, whole "
-            f"after {milliseconds[1]:.0f} ms, a step {quiet:.1f} ms, while writing {busy:.1f} ms",
-            flush=True,
-        )
+    if not trainer.is_global_zero:
+        return {}
+    times = {
+        "blocked": saves.blocked[1:],
+        "whole": saves.whole[1:],
+        "step": saves.steps[False],
+        "step_while_writing": saves.steps[True],
+    }
+    found = {name: round(1e3 * statistics.median(taken), 2) for name, taken in times.items()}
+    print(
+        f"async_save={background}, {args.processes} processes: training held up {found['blocked']:.0f} ms, whole after "
+        f"{found['whole']:.0f} ms, a step {found['step']:.1f} ms, while writing {found['step_while_writing']:.1f} ms",
+        flush=True,
+    )
+    return found
 
 
 if __name__ == "__main__":

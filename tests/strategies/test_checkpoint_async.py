@@ -225,6 +225,30 @@ def test_the_best_and_the_link_to_the_last_are_those_of_a_save_that_training_wai
     assert found[0] == found[1] == (["epoch=0.ckpt", "epoch=3.ckpt", "last.ckpt"], "epoch=3.ckpt")
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_linked_last_is_of_the_step_of_a_saved_one(tmp_path, background):
+    def run(folder, last):
+        keep = ModelCheckpoint(folder, monitor="score", save_top_k=1, save_last=last, filename="{epoch}")
+        fit(keep, background, Worse(folder / "last.ckpt"), epochs=5)
+
+    for name, last in [("saved", True), ("linked", "link")]:
+        run_ranks(run, 1, tmp_path / name, last)
+        names = sorted(path.name for path in (tmp_path / name).iterdir())
+        assert names == ["epoch=3.ckpt", "last.ckpt"]  # scores 1, 3, 2, 0.5, 4: the lowest of epoch 3
+        assert checkpoint.read_meta(tmp_path / name / "last.ckpt")["checkpoint"]["epoch"] == 3
+
+
+def test_the_best_and_each_epochs_checkpoint_lie_side_by_side(tmp_path):
+    def run():
+        best = ModelCheckpoint(tmp_path / "best", monitor="score", filename="{epoch}")
+        each = ModelCheckpoint(tmp_path / "each", save_last="link", filename="{epoch}")
+        fit([best, each], True, Worse(tmp_path / "each" / "last.ckpt"), epochs=5)
+
+    run_ranks(run, 1)
+    names = {folder.name: sorted(path.name for path in folder.iterdir()) for folder in tmp_path.iterdir()}
+    assert names == {"best": ["epoch=3.ckpt"], "each": ["epoch=4.ckpt", "last.ckpt"]}
+
+
 def test_names_that_are_being_written_count_as_taken(tmp_path, monkeypatch):
     slow_writer(monkeypatch, 0.1)
 
