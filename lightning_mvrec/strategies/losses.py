@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
@@ -19,14 +21,14 @@ def check_loss(loss: Tensor, trainer: pl.Trainer, device: torch.device) -> None:
     Raises:
         ValueError: With epoch, batch number, rank and value, on every rank.
     """
-    total = loss.detach().float().sum()
+    total = float(loss.detach().float().sum())
     if dist.get_world_size() == 1:
-        value, rank = float(total), 0
-        bad = not torch.isfinite(total)
+        value, rank = total, 0
+        bad = not math.isfinite(total)
     else:
         code = 0
-        if not torch.isfinite(total):
-            code = 2 * (dist.get_rank() + 1) + int(torch.isnan(total))
+        if not math.isfinite(total):
+            code = 2 * (dist.get_rank() + 1) + int(math.isnan(total))
         worst = torch.tensor(code, device=device)
         dist.all_reduce(worst, dist.ReduceOp.MAX)
         found = int(worst)

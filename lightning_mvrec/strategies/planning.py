@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
@@ -68,10 +69,16 @@ class SequenceSharder(_FusedOnly, EmbeddingCollectionSharder):
         return list(SEQUENCE_SHARDING)
 
 
-def sharders(planner: Planner | None = None) -> list[ModuleSharder[Any]]:
-    """Return a sharder for each kind of collection."""
+def sharders(planner: Planner | None = None, check_ids: bool = True) -> list[ModuleSharder[Any]]:
+    """Return a sharder for each kind of collection.
+
+    Args:
+        planner: How vectors are exchanged.
+        check_ids: Whether kernels look for ids outside their tables; not where that was done before ids were sent.
+    """
     codecs = planner.exchanged.codecs() if planner else None
-    return [BagSharder(qcomm_codecs_registry=codecs), SequenceSharder(qcomm_codecs_registry=codecs)]
+    fused = {} if check_ids else {"bounds_check_mode": BoundsCheckMode.NONE}
+    return [kind(fused_params=dict(fused), qcomm_codecs_registry=codecs) for kind in (BagSharder, SequenceSharder)]
 
 
 def make_plan(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    ModuleSharder,
+    ModuleShardingPlan,
+    ShardingEnv,
+    ShardingPlan,
+    ShardingType,
+)
 from torchrec.modules.utils import reset_module_states_post_sharding
 
 from lightning_mvrec.strategies.assign import assign_tables
@@ -23,6 +31,7 @@ from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, make_plan, sharders
 from lightning_mvrec.strategies.report import PlanReport, report
+from lightning_mvrec.strategies.sequences import speed_up
 from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, find_collections, materialise, shards, weights
 
 
@@ -176,7 +185,7 @@ def shard_tables(
     to_shard = {path: collection for path, collection in collections.items() if path not in plain}
     with _noted_optimizers(tables, collections):
         plan = make_plan(to_shard, tables, sharding, device, ranks_per_node, planner, used)
-        modules = _shard_collections(module, collections, to_shard, plan, device, planner)
+        modules = _shard_collections(module, collections, to_shard, plan, device, sharders(planner, not check_ids))
     seed = common_seed(device)
     for path, collection in collections.items():
         mine = [table for table in tables if table.path == path]
@@ -249,17 +258,36 @@ def _shard_collections(
     to_shard: Mapping[str, nn.Module],
     plan: ShardingPlan,
     device: torch.device,
-    planner: Planner,
+    kinds: Sequence[ModuleSharder[Any]],
 ) -> dict[str, nn.Module]:
     modules = dict(collections)
     env = ShardingEnv.from_process_group(dist.group.WORLD)
-    sharder_of = {sharder.module_type: sharder for sharder in sharders(planner)}
+    sharder_of = {sharder.module_type: sharder for sharder in kinds}
     for path, collection in to_shard.items():
         with torch.random.fork_rng(devices=[]):  # TorchRec draws first values, as many as this rank has rows
-            modules[path] = sharder_of[type(collection)].shard(collection, plan.plan[path], env, device, path)
+            modules[path] = sharder_of[type(collection)].shard(collection, _uncut(plan.plan[path]), env, device, path)
+        if device.type == "cpu":
+            speed_up(modules[path])
         parent, _, name = path.rpartition(".")
         module.get_submodule(parent).register_module(name, modules[path])
     return modules
+
+
+def _uncut(plan: ModuleShardingPlan) -> ModuleShardingPlan:
+    """Return the plan of a collection; on one rank, table-wise where it is row-wise.
+
+    The rows and their state are the same, but then TorchRec does not ask of each id which rank has it.
+    """
+    if dist.get_world_size() > 1:
+        return plan
+    assert isinstance(plan, EmbeddingModuleShardingPlan)
+    whole = ShardingType.TABLE_WISE.value
+    return EmbeddingModuleShardingPlan(
+        {
+            name: replace(part, sharding_type=whole) if part.sharding_type in ROW_SHARDING else part
+            for name, part in plan.items()
+        }
+    )
 
 
 def _first_values(tables: list[Table], old: nn.Module, new: nn.Module, seed: int, device: torch.device) -> None:

@@ -26,6 +26,8 @@ import torch.distributed as dist
 import torchrec  # noqa: F401  (imported here so that no child imports it)
 from tqdm import tqdm
 
+_PARENTS_ENDS: list[Connection] = []
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -126,8 +128,11 @@ class Group:
             here, there = Pipe()
             child = os.fork()
             if child == 0:
+                for connection in (here, *_PARENTS_ENDS):
+                    connection.close()  # held open here, the others would not notice the end of their parent
                 _child(variant, there, rank, self._logs[rank], folder, world_size)
             there.close()
+            _PARENTS_ENDS.append(here)
             self._children.append(child)
             self._connections.append(here)
 
@@ -146,6 +151,9 @@ class Group:
         for child in self._children:
             os.waitpid(child, 0)
         self._children = []
+        for connection in self._connections:
+            _PARENTS_ENDS.remove(connection)
+            connection.close()
         return max(peaks)
 
     def kill(self) -> None:
