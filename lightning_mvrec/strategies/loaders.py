@@ -15,45 +15,41 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
-def even_out(loader: Any, device: torch.device, may_stop_early: bool) -> Any:
-    """Return ``loader``, or one that ends on all ranks at once if their numbers of batches differ or are unknown.
+def count_batches(loader: Any, device: torch.device) -> tuple[int, int, int]:
+    """Return the number of batches of this rank's loader, the smallest and the largest of all ranks; -1: not known.
 
-    Loaders that know their length are compared once; others ask in every step whether all ranks have a batch, which
-    costs one small all-reduce. Every rank must call this.
-
-    Args:
-        loader: This rank's loader.
-        device: Device for the exchange.
-        may_stop_early: Whether batches that not every rank has may be left out, with a warning.
-
-    Raises:
-        ValueError: If numbers of batches differ and none may be left out.
+    Every rank must call this.
     """
-    if dist.get_world_size() == 1:
-        return loader
     known = sized_len(loader)
     length = -1 if known is None else known
     bounds = torch.tensor([length, -length], device=device)
     dist.all_reduce(bounds, dist.ReduceOp.MIN)
-    smallest, largest = int(bounds[0]), -int(bounds[1])
+    return length, int(bounds[0]), -int(bounds[1])
+
+
+def even_out(loader: Any, device: torch.device) -> Any:
+    """Return ``loader``, or one that ends on all ranks at once if their numbers of batches differ or are unknown.
+
+    Loaders that know their length are compared once; others ask in every step whether all ranks have a batch, which
+    costs one small all-reduce. Batches that not every rank has are left out. Every rank must call this.
+
+    Args:
+        loader: This rank's loader, of a training.
+        device: Device for the exchange.
+    """
+    if dist.get_world_size() == 1:
+        return loader
+    length, smallest, largest = count_batches(loader, device)
     if smallest == largest and length >= 0:
         return loader
     kind = StatefulEvenLoader if has_state(loader) else EvenLoader
     if smallest < 0:
-        return kind(loader, device, None, may_stop_early)
-    if not may_stop_early:
-        raise ValueError(_UNEVEN.format(f"got {smallest} to {largest}"))
+        return kind(loader, device, None)
     rank_zero_warn(
         f"ranks have {smallest} to {largest} batches; all stop after {smallest}. "
         "Give every rank the same number of batches to train on all of them"
     )
-    return kind(loader, device, smallest, may_stop_early)
-
-
-_UNEVEN = (
-    "every rank must have the same number of batches, since all look up together: {}. Pad the smaller ones (with rows "
-    'of weight 0), use one process, or replicate the tables: TorchRecStrategy(replicate="all")'
-)
+    return kind(loader, device, smallest)
 
 
 def has_state(loader: Any) -> bool:
@@ -92,14 +88,12 @@ class EvenLoader(PassingLoader):
         loader: This rank's loader; attributes that this class lacks are its.
         device: Device for the exchange.
         length: Batches that every rank has, or None if that is not known beforehand.
-        may_stop_early: Whether batches that not every rank has may be left out.
     """
 
-    def __init__(self, loader: Any, device: torch.device, length: int | None, may_stop_early: bool) -> None:
+    def __init__(self, loader: Any, device: torch.device, length: int | None) -> None:
         super().__init__(loader)
         self._device = device
         self._length = length
-        self._may_stop_early = may_stop_early
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._loader)
@@ -113,18 +107,15 @@ class EvenLoader(PassingLoader):
                 batch = next(batches, self)
             except Exception as error:  # kept until the others know: they wait in the exchange below
                 batch, fault = self, error
-            mine = int(batch is not self)
             broken = -1 if fault is None else dist.get_rank()
-            agreed = torch.tensor([mine, -mine, -broken], device=self._device)
+            agreed = torch.tensor([int(batch is not self), -broken], device=self._device)
             dist.all_reduce(agreed, dist.ReduceOp.MIN)
-            everybody, anybody, broken = bool(agreed[0]), bool(agreed[1]), -int(agreed[2])
+            everybody, broken = bool(agreed[0]), -int(agreed[1])
             if fault is not None:
                 raise fault
             if broken >= 0:
                 raise RuntimeError(f"the loader of rank {broken} raised; its message says why")
             if not everybody:
-                if anybody and not self._may_stop_early:
-                    raise ValueError(_UNEVEN.format("one has no more"))
                 return
             yield batch
 

@@ -61,6 +61,10 @@ class LookupGuard:
         self.hold = False
         #: Called before a lookup in a training step.
         self.prepare: Callable[[], object] | None = None
+        #: Called with the ids of a lookup before anything else, while ranks have different numbers of batches.
+        self.announce: Callable[[KeyedJaggedTensor], None] | None = None
+        #: How many lookups have begun.
+        self.lookups = 0
         #: Whether a backward pass may come without an optimizer step after it: with manual optimization.
         self.watch_backward = False
         #: What training steps look up, while look-ahead learns it.
@@ -98,6 +102,9 @@ class LookupGuard:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         check_pipeline(self.path, module)
         features = args[0] if args else kwargs.get("features")
+        if self.announce is not None and isinstance(features, KeyedJaggedTensor):
+            self.announce(features)
+        self.lookups += 1
         self._training = training = self.once and self.in_training_step and torch.is_grad_enabled()
         if training and self.prepare is not None:
             self.prepare()

@@ -133,6 +133,10 @@ class ShardedTables:
             for guard in self.guards.values():
                 guard.in_training_step = False
 
+    def count_lookups(self) -> dict[str, int]:
+        """Return how often each sharded collection was looked up, or is being looked up."""
+        return {path: guard.lookups for path, guard in self.guards.items() if guard.once}
+
     def end_step(self) -> None:
         """Allow the next lookup: an optimizer has stepped."""
         for guard in self.guards.values():

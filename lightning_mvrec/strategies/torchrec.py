@@ -23,11 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from lightning_mvrec.strategies import checkpoint as files
-from lightning_mvrec.strategies.advice import advise
 from lightning_mvrec.strategies.checkpoint_async import Saves
 from lightning_mvrec.strategies.checkpoint_restore import naming, restore
 from lightning_mvrec.strategies.clipping import clip_tables
 from lightning_mvrec.strategies.constraints import Planner, measured_usage
+from lightning_mvrec.strategies.evaluated import EvaluatedStrategy
 from lightning_mvrec.strategies.guards import check_trainer
 from lightning_mvrec.strategies.joined import JoinedOptimizer, group_tables, strip
 from lightning_mvrec.strategies.left_out import warn_of_settings
@@ -39,9 +39,10 @@ from lightning_mvrec.strategies.overlapped import OverlappedStrategy
 from lightning_mvrec.strategies.report import PlanReport
 from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
 from lightning_mvrec.strategies.summary import count_whole_tables
+from lightning_mvrec.strategies.watched import WatchedStrategy
 
 
-class TorchRecStrategy(OverlappedStrategy):
+class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
     """Shard every TorchRec collection of a LightningModule and train the rest with DDP.
 
     Args:
@@ -73,6 +74,9 @@ class TorchRecStrategy(OverlappedStrategy):
         ddp_comm_state: State of ``ddp_comm_hook``.
         process_group_backend: ``gloo``, ``nccl``, ... None: what fits the device.
         timeout: After this time, a rank that waits for another gives up.
+        failure_timeout: Seconds without progress inside a loop over batches after which all ranks end with a message
+            about the one that hangs; a step, a callback or a wait for data that takes longer needs a larger one. What
+            may take long (set-up, first batches, saving, ends of epochs) has ``timeout``. None: no rank is watched.
         cluster_environment: Lightning's: how processes find each other; None: as Lightning detects it.
 
     Example:
@@ -104,6 +108,7 @@ class TorchRecStrategy(OverlappedStrategy):
         ddp_comm_state: object | None = None,
         process_group_backend: str | None = None,
         timeout: timedelta = default_pg_timeout,
+        failure_timeout: float | timedelta | None = 60.0,
         cluster_environment: ClusterEnvironment | None = None,
     ) -> None:
         if isinstance(ddp_comm_state, PostLocalSGDState):
@@ -112,6 +117,7 @@ class TorchRecStrategy(OverlappedStrategy):
                 "from time to time"
             )
         super().__init__(
+            failure_timeout=failure_timeout,
             cluster_environment=cluster_environment,
             ddp_comm_hook=ddp_comm_hook,
             ddp_comm_state=ddp_comm_state,
@@ -162,11 +168,6 @@ class TorchRecStrategy(OverlappedStrategy):
         if self._tables is None:
             raise ValueError("local_rows: tables are known once a stage of the Trainer has been set up")
         return self._tables.local_rows(table)
-
-    def _configure_launcher(self) -> None:
-        # One device needs no launcher, which also makes it work in a notebook.
-        if self.num_processes * self.num_nodes > 1:
-            super()._configure_launcher()
 
     def setup(self, trainer: pl.Trainer) -> None:
         """Shard the tables (once), then set up DDP and the optimizers."""
@@ -231,6 +232,9 @@ class TorchRecStrategy(OverlappedStrategy):
         if self.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._tables.report.save(Path(folder) / "plan.json")
 
+    def _count_lookups(self) -> Mapping[str, int]:
+        return self._tables.count_lookups() if self._tables else {}
+
     def configure_ddp(self) -> None:
         """Wrap the module in DDP where ranks have something dense to average."""
         module = self.lightning_module
@@ -273,14 +277,12 @@ class TorchRecStrategy(OverlappedStrategy):
         self.optimizers = [joined, *others]
 
     def process_dataloader(self, dataloader: object) -> object:
-        """End on all ranks at once in training; an evaluation must not lose batches, and is refused if it would."""
+        """End on all ranks at once in training; an evaluation measures the batches of all ranks, each once."""
         assert self.lightning_module is not None
         assert self._tables is not None
-        training = bool(self.lightning_module.trainer.training)
-        if not training and not self._tables.sharded:
-            return dataloader  # without sharded tables nobody waits for anybody
-        evened = even_out(dataloader, self.root_device, may_stop_early=training)
-        return self._look_ahead_in(evened, self._tables) if training else evened
+        if self.lightning_module.trainer.training:
+            return self._look_ahead_in(even_out(dataloader, self.root_device), self._tables)
+        return self._evaluate_all_of(dataloader, self._tables, waits=self._beat.serve)
 
     def teardown(self) -> None:
         """Unwrap the module and let go. Sharded tables stay on their device: their kernels do not move with a module.
@@ -288,8 +290,10 @@ class TorchRecStrategy(OverlappedStrategy):
         Nor is a module moved that still has parameters on ``meta``: that error would hide the one that led here.
         """
         self._forget_ahead()
+        self._forget_company()
         module = self.lightning_module
-        self._saves.close()
+        with self._leaving():
+            self._saves.close()
         fixed = self._tables is not None and bool(self._tables.sharded)
         if module is not None and not fixed and not any(weight.is_meta for weight in module.parameters()):
             super().teardown()
@@ -305,10 +309,6 @@ class TorchRecStrategy(OverlappedStrategy):
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Say the way out under this strategy."""
-        advise(exception)
-
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         """Weights are read into the shards, so these come first."""
@@ -320,7 +320,8 @@ class TorchRecStrategy(OverlappedStrategy):
             raise ValueError(f"save_checkpoint: storage_options must be None, got {storage_options!r}")
         state = self._joined.table_state() if "optimizer_states" in checkpoint and self._joined else {}
         plan = asdict(self._tables.report) if self._tables else None
-        self._saves.write(filepath, checkpoint, state, plan)
+        with self._saving():
+            self._saves.write(filepath, checkpoint, state, plan)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint directory into the module's shards, and for a fit into the tables' optimizers."""

@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +41,74 @@ def run_ranks(function: Callable[..., Any], world_size: int = 2, *args: Any, tim
     Raises:
         RankError: With the tracebacks of all ranks that failed.
     """
-    if dist.is_initialized():  # a forked process cannot use the threads of its parent's group
-        dist.destroy_process_group()
     folder = Path(tempfile.mkdtemp(prefix="ranks-"))
-    sys.stdout.flush()
-    sys.stderr.flush()
     children: dict[int, int] = {}
     try:
-        for rank in range(world_size):
-            pid = os.fork()
-            if pid == 0:
-                _child(function, args, rank, world_size, folder, timeout)
-            children[pid] = rank
+        _fork(children, function, args, world_size, folder, timeout)
         failed = _wait(children, timeout)
         reports = [f"rank {rank} {reason}\n{_read(folder / f'{rank}.log')}" for rank, reason in failed]
         if reports:
             raise RankError("\n".join(reports))
         return [pickle.loads((folder / f"{rank}.pkl").read_bytes()) for rank in range(world_size)]
     finally:
-        for pid in children:  # only those that are still running are left in it
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
+        _kill(children)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class End:
+    """How a process of :func:`end_ranks` ended: its exit status, what it printed, and after how many seconds."""
+
+    status: int
+    log: str
+    seconds: float
+
+
+def end_ranks(function: Callable[..., Any], world_size: int = 2, *args: Any, timeout: float = 60.0) -> list[End]:
+    """Call ``function(*args)`` as :func:`run_ranks` does and return how each process ended, in good or ill.
+
+    Raises:
+        RankError: If one has not ended within ``timeout`` seconds; it is killed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ranks-"))
+    children: dict[int, int] = {}
+    ends: dict[int, End] = {}
+    start = time.monotonic()
+    try:
+        _fork(children, function, args, world_size, folder, timeout)
+        while children:
+            for pid in list(children):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    rank = children.pop(pid)
+                    log = _read(folder / f"{rank}.log", 100_000)
+                    ends[rank] = End(os.waitstatus_to_exitcode(status), log, time.monotonic() - start)
+            if children and time.monotonic() - start > timeout:
+                logs = "\n".join(_read(folder / f"{rank}.log") for rank in range(world_size))
+                raise RankError(f"ranks {sorted(children.values())} did not end within {timeout} s\n{logs}")
+            time.sleep(0.01)
+        return [ends[rank] for rank in range(world_size)]
+    finally:
+        _kill(children)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fork(children: dict[int, int], function: Any, args: Any, world_size: int, folder: Path, timeout: float) -> None:
+    if dist.is_initialized():  # a forked process cannot use the threads of its parent's group
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for rank in range(world_size):
+        pid = os.fork()
+        if pid == 0:
+            _child(function, args, rank, world_size, folder, timeout)
+        children[pid] = rank
+
+
+def _kill(children: dict[int, int]) -> None:
+    for pid in children:  # only those that are still running are left in it
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
 
 
 def _wait(children: dict[int, int], timeout: float) -> list[tuple[int, str]]:
@@ -106,8 +153,10 @@ def _child(function: Callable[..., Any], args: Any, rank: int, world_size: int, 
         result = function(*args)
         (folder / f"{rank}.pkl").write_bytes(pickle.dumps(result))
         status = 0
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            status = error.code
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -289,16 +289,6 @@ def test_uneven_ranks_end_together():
         assert run_ranks(run, 2, known) == [3, 3]
 
 
-def test_uneven_ranks_may_not_lose_batches_of_an_evaluation():
-    def run():
-        with pytest.raises(ValueError, match="got 3 to 5"):
-            trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1))).validate(
-                InInit(), loader(3 + 2 * torch.distributed.get_rank()), verbose=False
-            )
-
-    run_ranks(run, 2)
-
-
 class Stream(torch.utils.data.IterableDataset):
     def __init__(self, items):
         self.items = items

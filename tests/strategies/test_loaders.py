@@ -18,39 +18,29 @@ class Stream(IterableDataset):
         return iter(range(self.count))
 
 
-def numbers(known, may_stop_early):
+def numbers(known):
     """Rank 0 has 3 batches, rank 1 has 5."""
     count = 3 + 2 * dist.get_rank()
-    loader = DataLoader(list(range(count)) if known else Stream(count), batch_size=None)
-    try:
-        evened = even_out(loader, CPU, may_stop_early)
-        return [list(evened), list(evened)]  # two epochs
-    except ValueError as error:
-        return str(error)
+    evened = even_out(DataLoader(list(range(count)) if known else Stream(count), batch_size=None), CPU)
+    return [list(evened), list(evened)]  # two epochs
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_training_ends_on_all_ranks_with_the_first(known):
-    assert run_ranks(numbers, 2, known, True) == [[[0, 1, 2]] * 2] * 2
-
-
-@pytest.mark.parametrize(("known", "message"), [(True, "got 3 to 5"), (False, "one has no more")])
-def test_an_evaluation_that_would_lose_batches_is_refused_on_all_ranks(known, message):
-    for said in run_ranks(numbers, 2, known, False):
-        assert message in said
+    assert run_ranks(numbers, 2, known) == [[[0, 1, 2]] * 2] * 2
 
 
 def test_even_loaders_are_left_alone():
     def run():
         loader = DataLoader(list(range(4)))
-        return even_out(loader, CPU, False) is loader
+        return even_out(loader, CPU) is loader
 
     assert run_ranks(run, 2) == [True, True]
 
 
 def test_even_streams_pass_whole():
     def run():
-        return list(even_out(DataLoader(Stream(4), batch_size=None), CPU, False))
+        return list(even_out(DataLoader(Stream(4), batch_size=None), CPU))
 
     assert run_ranks(run, 2) == [[0, 1, 2, 3]] * 2
 
@@ -58,7 +48,7 @@ def test_even_streams_pass_whole():
 def test_one_rank_is_left_alone():
     def run():
         loader = DataLoader(Stream(4))
-        return even_out(loader, CPU, False) is loader
+        return even_out(loader, CPU) is loader
 
     assert run_ranks(run, 1) == [True]
 
@@ -66,7 +56,7 @@ def test_one_rank_is_left_alone():
 def test_what_lightning_asks_a_loader_is_answered():
     def run():
         loader = DataLoader(list(range(3 + dist.get_rank())), batch_size=1)
-        evened = even_out(loader, CPU, True)
+        evened = even_out(loader, CPU)
         return len(evened), evened.batch_size, evened.sampler is loader.sampler
 
     assert run_ranks(run, 2) == [(3, 1, True)] * 2
@@ -84,7 +74,7 @@ def test_the_state_of_a_loader_is_still_found():
 
     def run():
         counting = Counting()
-        evened = even_out(counting, CPU, True)
+        evened = even_out(counting, CPU)
         evened.load_state_dict({"read": 5})
         return isinstance(evened, _Stateful), evened.state_dict(), counting.loaded
 
