@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.build_targets import write_targets
 from lightning_mvrec.data.content import content_by_row
 from lightning_mvrec.data.events import CleanView, check_one_type, clean_ids, clean_view, encode_field

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.events import clean_ids
 from lightning_mvrec.data.sources.base import RawData
 from lightning_mvrec.data.vocab import Vocabulary

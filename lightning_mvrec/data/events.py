@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+from lightning_mvrec.data._pandas import pd
 
 RESERVED = ("user", "item", "time")
 

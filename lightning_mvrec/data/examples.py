@@ -5,11 +5,15 @@ n targets of a stage, X examples, V views.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lightning_mvrec.data.store import Store, Targets
+
+# Targets that are cut into examples at a time.
+BLOCK = 2**16
 
 
 @dataclass
@@ -122,19 +126,47 @@ def build_examples(
     """
     if max_targets < 1:
         raise ValueError(f"max_targets must be above 0, got {max_targets}")
-    if min_history > 0:
-        keep = targets.asof.sum(1) >= min_history
-        targets = Targets(**{name: value[keep] for name, value in vars(targets).items()})
-    if not len(targets):
-        none = np.empty(0, dtype=np.int64)
-        return Examples(targets, none, none, none, np.empty(0, dtype=np.float64))
-    first, count = windows.cut(targets, max_targets, max_len_V)
-    # Windows are disjoint but may leave gaps: reduceat gets both ends of each, and every second sum is dropped.
-    ends = np.stack([first, first + count], 1).ravel()
-    closed = ends[:-1] if ends[-1] == len(targets) else ends
-    asof = np.maximum.reduceat(targets.asof, closed, axis=0)[::2]
-    weight = np.add.reduceat(targets.weight.astype(np.float64), closed)[::2]
-    return Examples(targets, first, count, np.minimum(asof, max_len_V).sum(1), weight)
+    none = np.empty(0, dtype=np.int64)
+    kept, first, count, length, weight = [none], [none], [none], [none], [np.empty(0, dtype=np.float64)]
+    passed = 0
+    # Some users at a time: what cutting needs beside its result takes several times the memory of the targets.
+    for block in _blocks_of_users(targets.user):
+        part = Targets(**{name: value[block] for name, value in vars(targets).items()})
+        keep = np.flatnonzero(part.asof.sum(1) >= min_history)
+        if len(keep) < len(part):
+            part = Targets(**{name: value[keep] for name, value in vars(part).items()})
+        kept.append(block.start + keep)
+        if not len(part):
+            continue
+        begin, number = windows.cut(part, max_targets, max_len_V)
+        # Windows are disjoint but may leave gaps: reduceat gets both ends of each, and every second sum is dropped.
+        ends = np.stack([begin, begin + number], 1).ravel()
+        closed = ends[:-1] if ends[-1] == len(part) else ends
+        asof = np.maximum.reduceat(part.asof, closed, axis=0)[::2]
+        first.append(passed + begin)
+        count.append(number)
+        length.append(np.minimum(asof, max_len_V).sum(1))
+        weight.append(np.add.reduceat(part.weight.astype(np.float64), closed)[::2])
+        passed += len(part)
+    first_X, count_X = np.concatenate(first), np.concatenate(count)
+    if passed < len(targets):
+        kept_N = np.concatenate(kept)
+        start_X = kept_N[first_X]
+        if (kept_N[first_X + count_X - 1] - start_X == count_X - 1).all():
+            first_X = start_X  # windows hold what lies side by side: the mapped targets serve as they are
+        else:
+            targets = Targets(**{name: value[kept_N] for name, value in vars(targets).items()})
+    return Examples(targets, first_X, count_X, np.concatenate(length), np.concatenate(weight))
+
+
+def _blocks_of_users(user: np.ndarray) -> Iterator[slice]:
+    """Cut sorted targets into blocks of whole users, of about ``BLOCK`` targets each."""
+    start = 0
+    while start < len(user):
+        last = user[min(start + BLOCK, len(user)) - 1]
+        stop = int(np.searchsorted(user, last, side="right"))
+        yield slice(start, stop)
+        start = stop
 
 
 def next_targets(store: Store) -> Targets:

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+from lightning_mvrec.data._pandas import pd
 
 
 def hash_file(path: Path, cache: Path | None = None) -> str:
@@ -45,13 +47,13 @@ def describe(value: Any) -> Any:
     """Return class names and constructor values of an object, as plain Python values.
 
     Example:
-        >>> from lightning_mvrec.data.split import LeaveOneOut
+        >>>     from lightning_mvrec.data.split import LeaveOneOut
         >>> describe(LeaveOneOut(min_targets=2))
         ['lightning_mvrec.data.split.LeaveOneOut', {'min_targets': 2}]
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, pd.DataFrame):
+    if "pandas" in sys.modules and isinstance(value, pd.DataFrame):  # without it there is no frame
         hashed = hashlib.blake2b(repr(list(value.columns)).encode(), digest_size=16)
         for column in value.columns:
             series = value[column]

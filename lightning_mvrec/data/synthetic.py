@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.sources.base import RawData, Source
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
+
+from lightning_mvrec.data._pandas import pd
 
 
 class Vocabulary:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.engines.base import Block, Engine, Ids, Ordered, ViewColumns, merge_ids
 from lightning_mvrec.data.engines.duck_sql import PER_SECOND
 from lightning_mvrec.data.engines.spark_read import INTEGERS, NUMBERS, column_of, read_table, uri

@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.sources.parts import ViewParts
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.sources.base import RawData, Source
 from lightning_mvrec.data.sources.sequences import read_pairs
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.sources.base import RawData, Source
 
 

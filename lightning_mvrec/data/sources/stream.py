@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.sources.base import RawData, Source
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.sources.base import RawData, Source
 from lightning_mvrec.data.sources.parts import ViewParts, find_parts
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.build import side_ids, write_fields
 from lightning_mvrec.data.build_targets import check_counts, count_targets, pair_columns
 from lightning_mvrec.data.content import content_by_row

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from lightning_mvrec.data._pandas import pd
 from lightning_mvrec.data.engines.base import Ordered
 from lightning_mvrec.data.stream.ordered import RawView
 
