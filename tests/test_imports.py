@@ -8,6 +8,7 @@ import pytest
 import lightning_mvrec
 
 HEAVY = ("torch", "numpy", "pandas", "lightning", "torchrec", "scipy", "matplotlib")
+QUIET = "import warnings; warnings.simplefilter('ignore')\n"
 
 
 def run(code):
@@ -19,6 +20,11 @@ def run(code):
 
 def test_importing_the_package_imports_nothing_heavy():
     assert run(f"import sys, lightning_mvrec; print([m for m in {HEAVY} if m in sys.modules])") == "[]"
+
+
+def test_data_that_is_prepared_is_read_without_pandas():
+    code = "import sys, lightning_mvrec.data, lightning_mvrec.models, lightning_mvrec.training\n"
+    assert run(f"{QUIET}{code}print([m for m in ('pandas', 'pyarrow', 'duckdb') if m in sys.modules])") == "[]"
 
 
 def test_every_public_name_is_there():
@@ -45,8 +51,7 @@ KNOWN += "print('torchrec' in StrategyRegistry, 'torchrec' in sys.modules)"
     ids=["lightning first", "a name first"],
 )
 def test_the_name_torchrec_is_known_without_importing_torchrec(imports):
-    quiet = "import warnings; warnings.simplefilter('ignore')\n"
-    assert run(f"{quiet}{imports}\n{KNOWN}") == "True False"
+    assert run(f"{QUIET}{imports}\n{KNOWN}") == "True False"
 
 
 def test_a_trainer_makes_the_strategy_of_that_name():

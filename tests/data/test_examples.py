@@ -81,6 +81,35 @@ def test_weights_and_lengths_are_sums_over_the_window():
     assert examples.length.tolist() == [2 + 9]
 
 
+@pytest.mark.parametrize("min_history", [0, 3])
+@pytest.mark.parametrize("windows", [LastWindow(), CoveringWindows()])
+def test_examples_do_not_depend_on_how_many_users_are_cut_at_a_time(monkeypatch, min_history, windows):
+    users = [[[1, 0], [2, 0], [2, 4]], [[0, 1]], [[0, 1], [5, 1], [5, 2], [6, 2]], [[7, 7], [8, 8]]]
+    targets, max_len_V = make_targets(users), np.array([4, 4])
+    targets.weight[:] = np.arange(len(targets))
+    whole = build_examples(targets, windows, 2, max_len_V, min_history)
+    monkeypatch.setattr("lightning_mvrec.data.examples.BLOCK", 2)
+    parts = build_examples(targets, windows, 2, max_len_V, min_history)
+    for name in ("first", "count", "length", "weight"):
+        assert getattr(parts, name).tolist() == getattr(whole, name).tolist()
+    for first, count, weight in zip(parts.first, parts.count, parts.weight, strict=True):
+        window = slice(first, first + count)
+        assert parts.targets.weight[window].sum() == weight
+        assert (parts.targets.asof[window].sum(1) >= min_history).all()
+
+
+def test_targets_that_lie_side_by_side_are_not_copied():
+    targets = make_targets([[[1, 0], [2, 0], [3, 0]], [[1, 0], [2, 0]]])
+    assert build_examples(targets, CoveringWindows(), 9, np.array([9, 9]), min_history=2).targets is targets
+
+
+def test_a_target_left_out_within_a_window_closes_the_gap():
+    targets = make_targets([[[2, 0], [0, 1], [3, 0]]])  # one moment, two views: the second has seen less
+    examples = build_examples(targets, LastWindow(), 9, np.array([9, 9]), min_history=2)
+    assert examples.count.tolist() == [2]
+    assert examples.targets.asof[examples.first[0] :][:2].tolist() == [[2, 0], [3, 0]]
+
+
 def test_no_target_makes_no_example():
     targets = make_targets([[[1, 1]]])
     assert len(build_examples(targets, LastWindow(), 2, np.array([2, 2]), min_history=5)) == 0
