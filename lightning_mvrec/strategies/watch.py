@@ -312,7 +312,7 @@ class Watch:
         self._stop(rank)
 
     def _stop(self, rank: int) -> None:
-        if self.stop_asked_of is not None or self._leaving:
+        if self.stop_asked_of is not None or self._leaving or self.fault is not None:
             return
         self._sigterm_told = True
         how = "all ranks stop before their next batch" if self._run_of.between_batches else "all ranks stop"

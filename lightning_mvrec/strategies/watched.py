@@ -92,6 +92,29 @@ class WatchedStrategy(DDPStrategy):
         self._usual = {}
         self._hooks = _Hooks(trainer, watch, self._beat)
 
+    def setup_distributed(self) -> None:
+        """Join the process group; after a restart by torchrun under keys of its own.
+
+        Torchrun keeps its store, and a rank that is early would find where the processes of the last attempt were.
+        Several machines may count their restarts differently: there the keys are torch's.
+        """
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+        if kept and attempt != "0" and not dist.is_initialized():
+            place = self.cluster_environment
+            assert place is not None
+            assert self._timeout is not None
+            store = dist.TCPStore(place.main_address, place.main_port, is_master=False, timeout=self._timeout)
+            dist.init_process_group(
+                self._process_group_backend or self._get_process_group_backend(),
+                store=dist.PrefixStore(f"attempt_{attempt}", store),
+                rank=place.global_rank(),
+                world_size=place.world_size(),
+                timeout=self._timeout,
+                device_id=self.root_device if self.root_device.type == "cuda" else None,
+            )
+        super().setup_distributed()
+
     def _launching_pid(self) -> int | None:
         assert self.cluster_environment is not None
         launched = isinstance(self._launcher, _SubprocessScriptLauncher) and self.local_rank > 0
