@@ -180,7 +180,7 @@ def locate() -> tuple[str, bool]:
     # The outermost ones are the script, which is in `trainer.fit` all the time.
     fit = next((n for n, f in enumerate(frames) if f.f_code.co_filename.endswith("pytorch/trainer/call.py")), None)
     inside = [f for f in own if fit is None or frames.index(f) < fit]
-    if not inside and waits:
-        return "", waits  # the line of a collective tells nothing
+    if not inside and (waits or any(name.endswith("/strategies/watch.py") for name in names)):
+        return "", waits  # the line of a collective tells nothing, nor does that of the pause after a skipped lookup
     frame = inside[0] if inside else frames[0]
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}", waits
