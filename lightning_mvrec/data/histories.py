@@ -88,8 +88,10 @@ def count_asof(
     asof = np.empty((len(user), len(histories)), dtype=np.int64)
     for number, history in enumerate(histories):
         own = view == number
-        if not own.all():  # counting by time is the costly part
-            asof[:, number] = events_before(history, user, time)
+        if own.all():
+            asof[:, number] = index
+            continue
+        asof[:, number] = events_before(history, user, time)
         asof[own, number] = index[own]
     return asof
 

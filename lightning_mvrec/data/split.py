@@ -59,17 +59,12 @@ def gather_candidates(histories: list[History], eligible: dict[int, np.ndarray])
     parts = []
     for view, mask in eligible.items():
         history = histories[view]
-        keep = np.flatnonzero(mask)
-        parts.append(
-            (
-                history.user[keep],
-                history.item[keep],
-                history.time[keep],
-                np.full(len(keep), view, dtype=np.int64),
-                history.index[keep],
-            )
-        )
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        columns = [history.user, history.item, history.time, history.index]
+        if not mask.all():
+            keep = np.flatnonzero(mask)
+            columns = [column[keep] for column in columns]
+        parts.append([*columns[:3], np.full(len(columns[0]), view, dtype=np.int64), columns[3]])
+    columns = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
     user, item, time, number, index = columns
     if len(parts) > 1:  # one view is in this order already
         order = np.lexsort((index, number, time, user))

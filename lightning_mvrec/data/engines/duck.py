@@ -92,14 +92,16 @@ class _DuckDBOrdered(Ordered):
         self.columns: dict[str, Columns] = {}
         self.span: dict[str, tuple[int, int]] = {}
         self._tables: dict[tuple[Path, ...], tuple[str, str]] = {}
-        found_users, found_items, described = {}, {}, {}
+        found_users: dict[str, np.ndarray] = {}
+        found_items: dict[str, np.ndarray] = {}
+        described = {}
         for number, (name, parts) in enumerate(views.items()):
             where = f"view {name!r} ({_name(parts)})"
             columns = self._columns(where, parts)
             self.columns[name] = columns
             described[name] = self._scan(number, name, where, columns)
-            found_users[where] = self._ids(f"SELECT id FROM by_user_{number} ORDER BY id")
-            found_items[where] = self._ids(f"SELECT DISTINCT {columns.item} AS id FROM {columns.rows} ORDER BY id")
+            for found, sql in ((found_users, columns.user), (found_items, columns.item)):
+                found[where] = self._ids(f"SELECT DISTINCT {sql} AS id FROM {columns.rows} ORDER BY id")
         super().__init__(described, merge_ids("user", found_users, users), merge_ids("item", found_items, items))
         self._dictionary("items", self.items)
         if self.users.dtype == object:
@@ -172,20 +174,15 @@ class _DuckDBOrdered(Ordered):
         )
 
     def _scan(self, number: int, name: str, where: str, columns: Columns) -> ViewColumns:
-        """One scan: the users, the range of the times, and what is missing."""
+        """One scan: how many events there are, the range of the times, and what is missing."""
         time = columns.time or "NULL::BIGINT"
-        self.con.execute(
-            f"CREATE TABLE by_user_{number} AS SELECT {columns.user} AS id, count(*) AS events, "
-            f"count({columns.item}) AS items, count({time}) AS times, min({time}) AS first, max({time}) AS last "
-            f"FROM {columns.rows} GROUP BY ALL"
-        )
-        events, items, times, first, last, missing = self._one(
-            "SELECT coalesce(sum(events), 0), sum(items), sum(times), min(first), max(last), "
-            f"sum(events) FILTER (WHERE id IS NULL) FROM by_user_{number}"
+        events, users, items, times, first, last = self._one(
+            f"SELECT count(*), count({columns.user}), count({columns.item}), count({time}), min({time}), max({time}) "
+            f"FROM {columns.rows}"
         )
         if not events:
             raise ValueError(f"{where} must have at least one event, it has none")
-        for column, faulty in (("user", missing or 0), ("item", events - items)):
+        for column, faulty in (("user", events - users), ("item", events - items)):
             if faulty:
                 self._refuse(where, columns, column, getattr(columns, column), int(faulty), "an id must not be missing")
         if columns.time and times < events:
@@ -196,7 +193,7 @@ class _DuckDBOrdered(Ordered):
             if kind == "categorical":
                 table = f"values_{number}_{position}"
                 self.con.execute(
-                    f"CREATE TABLE {table} AS SELECT value, (row_number() OVER (ORDER BY value) - 1)::INTEGER AS "
+                    f"CREATE TEMP TABLE {table} AS SELECT value, (row_number() OVER (ORDER BY value) - 1)::INTEGER AS "
                     f"number FROM (SELECT DISTINCT CAST({sql} AS VARCHAR) AS value FROM {columns.rows}) "
                     "WHERE value IS NOT NULL"
                 )
@@ -218,7 +215,7 @@ class _DuckDBOrdered(Ordered):
         type_ = pa.string() if ids.dtype == object else pa.int64()
         rows = pa.table({"id": pa.array(ids, type_), "number": pa.array(np.arange(len(ids), dtype=np.int32))})
         self.con.register("ids", rows)
-        self.con.execute(f"CREATE TABLE {table} AS SELECT * FROM ids")
+        self.con.execute(f"CREATE TEMP TABLE {table} AS SELECT * FROM ids")
         self.con.unregister("ids")
 
     def blocks(self, view: str) -> Iterator[Block]:

@@ -188,7 +188,7 @@ def _work(
         stages=[stage.astype(np.int8, copy=False) for stage in assignment.events],
         targets=stage_columns(work),
         catalogue=[
-            np.unique(history.item[mask]) if not mask.all() else np.flatnonzero(np.bincount(history.item))
+            np.flatnonzero(np.bincount(history.item if mask.all() else history.item[mask], minlength=1))
             for history, mask in zip(views, assignment.catalogue, strict=True)
         ],
         popular=popular,

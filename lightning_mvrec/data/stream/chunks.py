@@ -19,7 +19,7 @@ from lightning_mvrec.data.settings import Settings
 from lightning_mvrec.data.stream.ordered import RawView, raw_file
 
 # Events of all views in one chunk; a user with more is a chunk alone. Fixed, so that nothing depends on the machine.
-CHUNK = 1 << 19
+CHUNK = 1 << 17
 
 Chunk = tuple[int, int]
 _In = TypeVar("_In")

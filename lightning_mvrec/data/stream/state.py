@@ -53,8 +53,8 @@ class OrderedState:
     def save(self, store: Path, folder: Path) -> None:
         """Write the state, last of all: where it is, the first pass is complete."""
         for name, ids in (("users", self.users), ("items", self.items)):
-            with open(folder / f"{name}.json", "w", encoding="utf-8") as file:
-                json.dump(ids.tolist(), file)
+            # Not json.dump: it encodes in Python, json.dumps does not.
+            (folder / f"{name}.json").write_text(json.dumps(ids.tolist()), encoding="utf-8")
         values = {
             "views": {name: asdict(view) for name, view in self.views.items()},
             "events": self.events,

@@ -1,4 +1,4 @@
-"""What every worker does alike: time itself, and say what it found. Needs the standard library and pyarrow only."""
+"""What every worker does alike: time itself, and say what it found. Needs numpy alone besides the standard library."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 
 class Clock:
@@ -32,10 +34,15 @@ class Clock:
         print(json.dumps({"wall": self.wall, "cpu": self.cpu, "peak_mb": peak, "events": events, **more}))
 
 
+def columns(folder: Path) -> dict[str, np.ndarray]:
+    """Read the columns of a log."""
+    return {name: np.load(folder / f"{name}.npy") for name in ("user", "item", "time")}
+
+
 def arguments() -> argparse.Namespace:
     """Read the command line of a worker."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--log", type=Path, required=True, help="folder of parquet parts: user, item, time")
+    parser.add_argument("--log", type=Path, required=True, help="folder of the events")
     parser.add_argument("--work", type=Path, required=True, help="folder for files of this run")
     parser.add_argument("--memory", default="1GB", help="what the engine may hold in memory")
     parser.add_argument("--threads", type=int, default=2)

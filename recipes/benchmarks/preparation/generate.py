@@ -15,6 +15,16 @@ PART = 1_000_000
 DAYS = 180
 
 
+def write_columns(log: Path) -> Path:
+    """Write each column of a log as one array, for packages that take a frame: any environment can read them."""
+    folder = log.with_name(f"{log.name}-columns")
+    if not (folder / "time.npy").is_file():
+        folder.mkdir(exist_ok=True)
+        for name in ("user", "item", "time"):
+            np.save(folder / f"{name}.npy", pq.read_table(log, columns=[name]).column(name).to_numpy())
+    return folder
+
+
 def write_events(folder: Path, events: int) -> Path:
     """Write the parts of a log, unless they are there.
 
@@ -40,6 +50,7 @@ def write_events(folder: Path, events: int) -> Path:
         user = (users * rng.random(count) ** 2).astype(np.int64) * 2_654_435_761 % (1 << 31)
         item = (items * rng.random(count) ** 3).astype(np.int64) * 40_503 % (1 << 31)
         time = 1_600_000_000 + rng.integers(0, DAYS * 86_400, count)
-        pq.write_table(pa.table({"user": user, "item": item, "time": time}), log / f"part-{part:05d}.parquet")
+        table = pa.table({"user": user, "item": item, "time": time})
+        pq.write_table(table, log / f"part-{part:05d}.parquet", use_dictionary=False)  # a dictionary would save nothing
     done.touch()
     return log

@@ -14,10 +14,17 @@ def main() -> None:
     options = clock.arguments()
     laps = clock.Clock()
     with laps.lap("read"):
-        frame = pd.read_parquet(options.log)
-        frame = frame.rename(columns={"user": Columns.User, "item": Columns.Item, "time": Columns.Datetime})
-        frame[Columns.Datetime] = pd.to_datetime(frame[Columns.Datetime], unit="s")
-        frame[Columns.Weight] = 1.0
+        columns = clock.columns(options.log)
+        frame = pd.DataFrame(
+            {
+                Columns.User: columns["user"],
+                Columns.Item: columns["item"],
+                Columns.Weight: 1.0,
+                Columns.Datetime: columns["time"].astype("datetime64[s]").astype("datetime64[ns]"),
+            },
+            copy=False,
+        )
+        del columns
     with laps.lap("dataset"):
         dataset = Dataset.construct(frame)
     with laps.lap("sequences"):

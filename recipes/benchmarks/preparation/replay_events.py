@@ -28,7 +28,7 @@ def main() -> None:
         feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item")],
     )
     with laps.lap("read"):
-        frame = pd.read_parquet(options.log) if options.frames == "pandas" else pl.read_parquet(options.log)
+        frame = (pd if options.frames == "pandas" else pl).DataFrame(clock.columns(options.log))
     with laps.lap("dataset"):
         dataset = Dataset(schema, frame)
     with laps.lap("sequences"):
