@@ -207,8 +207,21 @@ def test_one_cycle_with_momentum_drives_dense_and_tables():
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=5)
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    class Watch(pl.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_start(self, runner, *_):
+            dense, tables = runner.optimizers[0].param_groups
+            self.seen.append((dense["lr"], dense["momentum"], tables["lr"]))
+
     def run(**plan):
-        return weights_after(Cycle, TorchRecStrategy(SGD(lr=0.5), **plan))
+        watch = Watch()
+        weights = weights_after(Cycle, TorchRecStrategy(SGD(lr=0.5), **plan), callbacks=[watch])
+        for dense, _, tables in watch.seen:
+            assert tables == pytest.approx(0.5 * dense / 0.1)  # the peak is the tables' own rate
+        assert {round(momentum, 2) for _, momentum, _ in watch.seen} >= {0.85, 0.95}
+        return weights
 
     assert_alike(run_ranks(lambda: run(sharding="row_wise"), 2)[0], run_ranks(lambda: run(replicate="all"), 1)[0])
 

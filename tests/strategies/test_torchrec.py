@@ -210,6 +210,8 @@ def test_a_schedule_reaches_sharded_and_replicated_tables_alike():
         for rows in run_ranks(lambda kwargs=kwargs: run(**kwargs), 2):
             assert not torch.equal(rows[1], rows[2])
             assert torch.equal(rows[3], rows[5])  # the rate is 0 from the third step on
+    for rows in run_ranks(lambda: run(schedule_tables=False), 1):
+        assert not torch.equal(rows[3], rows[5])
 
 
 def test_evaluation_does_not_use_inference_mode():
