@@ -158,6 +158,26 @@ def test_manual_optimization_may_accumulate_in_the_step():
     run_ranks(run, 1)
 
 
+class Discarding(Manual):
+    """Throws a gradient away before the one that counts."""
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.binary_cross_entropy_with_logits(self(batch), batch["label"])
+        self.manual_backward(7 * loss, retain_graph=True)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        self.optimizers().zero_grad()
+
+
+def test_a_gradient_that_is_cleared_before_the_step_trains_nothing():
+    def run():
+        cleared = weights_after(Discarding, SGD(lr=0.5), TABLE_WISE, strategy={"update_in_step": True})
+        assert_alike(cleared, weights_after(Mean, SGD(lr=0.5), TABLE_WISE))
+
+    run_ranks(run, 1)
+
+
 def test_manual_accumulation_is_refused_in_the_backward_pass():
     def run():
         with pytest.raises(RuntimeError, match=r"no optimizer has stepped[\s\S]*update_in_step=True"):
