@@ -112,7 +112,9 @@ def main() -> None:
     parser.add_argument("--compare", type=int, default=20_000_000, help="events that the peers prepare")
     parser.add_argument("--peers", nargs="*", default=[*PEERS], choices=[*PEERS], help="whom to compare")
     parser.add_argument("--memory", default="1GB", help="what DuckDB may hold in memory")
-    parser.add_argument("--cap", type=float, default=0.0, help="GB of private memory of this package's process; 0: no limit")
+    parser.add_argument(
+        "--cap", type=float, default=0.0, help="GB of private memory of this package's process; 0: no limit"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="times that logs below 5 million events are prepared")
     options = parser.parse_args()
     work = options.work.resolve()
