@@ -133,6 +133,12 @@ SLOW = [
     for to_plan in PLANS
     if (size, plan, to_size, to_plan) not in CELLS
 ]
+SLOW += [
+    (1, "row_wise", 4, "column_wise"),
+    (1, "replicated", 4, "row_wise"),
+    (4, "table_wise", 1, "row_wise"),
+    (4, "column_wise", 1, "replicated"),
+]
 _saved = {}
 
 

@@ -143,6 +143,17 @@ def test_an_error_in_the_background_stops_all_ranks_at_a_step_and_keeps_the_last
     assert checkpoint.read_meta(tmp_path / "last.ckpt")["checkpoint"]["global_step"] == 60
 
 
+def test_what_a_save_that_fails_was_to_replace_is_not_removed(tmp_path, monkeypatch):
+    full_disk(monkeypatch, 0, saves=2)
+
+    def run():
+        with pytest.raises(OSError, match="No space left"):
+            fit(ModelCheckpoint(tmp_path, filename="{epoch}"), True, epochs=5)
+
+    run_ranks(run, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=0.ckpt"]
+
+
 def test_an_error_in_the_last_save_is_that_of_the_fit(tmp_path, monkeypatch):
     full_disk(monkeypatch, 1, saves=1)
 
@@ -250,10 +261,11 @@ def test_the_best_and_each_epochs_checkpoint_lie_side_by_side(tmp_path):
 
 
 def test_names_that_are_being_written_count_as_taken(tmp_path, monkeypatch):
-    slow_writer(monkeypatch, 0.1)
+    slow_writer(monkeypatch, 0.3)
 
     def run(folder, background):
-        fit([ModelCheckpoint(folder, every_n_train_steps=steps, filename="same") for steps in (4, 8)], background)
+        two = [ModelCheckpoint(folder, every_n_train_steps=4, mode=mode, filename="same") for mode in ("min", "max")]
+        fit(two, background, epochs=1)  # six steps
 
     for background in (False, True):
         run_ranks(run, 1, tmp_path / str(background), background)
