@@ -98,6 +98,10 @@ def _standstill(standings: Sequence[Standing], limit: float, long_limit: float) 
         return None
     # The others wait for the one that has started the fewest collectives; among equals for one that works.
     last = min(alone, key=lambda standing: (standing.sequence, standing.waits, -standing.rank))
+    gone = next((s for s in standings if s.left), None)
+    if gone is not None and last.waits:
+        text = f"has no more batches, rank {last.rank} waits in {last.where}. All ranks must end together"
+        return Fault(gone.rank, text, stuck=True)
     working = next((s for s in alone if s.phase != SERVING), None)
     if last.phase == SERVING and working is not None:
         return Fault(

@@ -196,6 +196,20 @@ def test_a_loader_that_ends_before_its_length_is_named(module, epochs, bad, ahea
         )
 
 
+class Stops(InInit):
+    """Rank 1 alone stops after its third step."""
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if batch_idx == 2 and dist.get_rank() == 1:
+            self.trainer.should_stop = True
+
+
+def test_a_rank_that_stops_alone_stays_to_be_named():
+    for rank, end in enumerate(end_ranks(lambda: trainer(strategy()).fit(Stops(), loader()), 2)):
+        assert end.status == 1
+        assert lines(end, rank)[0].startswith("rank 1 has no more batches, rank 0 waits in epoch 0, batch ")
+
+
 class Keeps(InConfigureModel):
     """Writes its losses down as it goes; calls ``fault`` in step ``when``."""
 
