@@ -64,11 +64,13 @@ def sections(scale: Scale) -> dict[str, list[Variant]]:
             for plain in (pooled, sequence)
             for load in (replace(plain, ids="zipf"), replace(plain, lengths="unequal"))
         },
-        "rows": [
-            Variant(_rows(load), loops.ours(load, kind))
+        **{
+            f"{plain.lookups}, rows": [
+                Variant(_rows(load.rows), loops.ours(load, kind))
+                for load in (plain, replace(plain, rows=scale.many_rows))
+            ]
             for plain, kind in ((pooled, "pooled"), (sequence, "collection"))
-            for load in (plain, replace(plain, rows=scale.many_rows))
-        ],
+        },
     }
 
 
@@ -90,15 +92,14 @@ def ratios(results: Results, scale: Scale) -> dict[str, float]:
         if DENSE in by_name:
             found[f"dense_over_ours{at}"] = by_name[DENSE].over(by_name[COLLECTION])
             found[f"fused_dense_over_ours{at}"] = by_name[FUSED].over(by_name[COLLECTION])
-        if section == "rows":
-            for lookups in ("pooled", "sequence"):
-                few, many = (by_name[f"{lookups}, {rows:,} rows"] for rows in (scale.rows, scale.many_rows))
-                found[f"{lookups}_many_rows_over_few{at}"] = many.over(few)
-                found[f"{lookups}_many_rows_over_few_wall{at}"] = many.over(few, "wall")
-    if ("rows", 1) in results and ("rows", 2) in results:
-        for lookups in ("pooled", "sequence"):
-            one, two = (_table_mib(results["rows", processes], lookups, scale) for processes in (1, 2))
-            found[f"{lookups}_table_memory_2p_over_1p"] = two / one
+        if section.endswith(", rows"):
+            lookups = section.removesuffix(", rows")
+            few, many = (by_name[_rows(rows)] for rows in (scale.rows, scale.many_rows))
+            found[f"{lookups}_many_rows_over_few{at}"] = many.over(few)
+            found[f"{lookups}_many_rows_over_few_wall{at}"] = many.over(few, "wall")
+            if (section, 1) in results and processes == 2:
+                one, two = (_table_mib(results[section, ranks], scale) for ranks in (1, 2))
+                found[f"{lookups}_table_memory_2p_over_1p"] = two / one
     return {name: round(value, 4) for name, value in found.items()}
 
 
@@ -124,11 +125,11 @@ def _ours_and_sparse(load: Workload) -> list[Variant]:
     return [Variant(COLLECTION, loops.ours(load, "collection")), distinct, *made]
 
 
-def _rows(load: Workload) -> str:
-    return f"{load.lookups}, {load.rows:,} rows"
+def _rows(rows: int) -> str:
+    return f"TorchRecStrategy, {rows:,} rows"
 
 
-def _table_mib(by_name: dict[str, Result], lookups: str, scale: Scale) -> float:
+def _table_mib(by_name: dict[str, Result], scale: Scale) -> float:
     """Return what the rows that only the large table has take at the peak; what all runs need cancels out."""
-    few, many = (by_name[f"{lookups}, {rows:,} rows"].peak_mib for rows in (scale.rows, scale.many_rows))
+    few, many = (by_name[_rows(rows)].peak_mib for rows in (scale.rows, scale.many_rows))
     return many - few

@@ -129,6 +129,10 @@ class TorchRecModel(Model):
             return found.values()
         return take_rows(found, batch["position"]) if self.kind == "distinct" else found
 
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """Leave the table out: its kernel trains it, and Adagrad would take memory for it at once."""
+        return [weight for name, weight in self.named_parameters() if not name.startswith("collection.")]
+
 
 class HandShardedModel(TorchRecModel):
     """The same sharded by hand, in place, without any of the strategy's guards.
@@ -169,10 +173,6 @@ class HandShardedModel(TorchRecModel):
             output = self.collection(batch["ids"]).wait()
             return self.vectors({FEATURE: output[FEATURE][:bags]}, batch)
         return self.vectors(self.collection(ids).wait(), batch)
-
-    def dense_parameters(self) -> list[nn.Parameter]:
-        """Leave the table out: its kernel trains it."""
-        return [weight for name, weight in self.named_parameters() if not name.startswith("collection.")]
 
 
 class CpuBags(EmbeddingBagCollectionSharder):

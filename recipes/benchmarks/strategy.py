@@ -4,7 +4,7 @@
 
 trains one module in turn, round after round, in one run: by a loop written by hand, under Lightning's own single-device
 or DDP strategy, under TorchRecStrategy, and with ``nn.Embedding``, on one and two processes of one thread each. It
-prints a table and, as its last line, one JSON object with the ratios. Needs 10 GB of memory. ``--quick`` shows
+prints a table and, as its last line, one JSON object with the ratios. Needs 7 GB of memory. ``--quick`` shows
 in a minute that all of it runs; its times mean nothing.
 """
 

@@ -36,7 +36,7 @@ def test_quick_run_prints_every_section_and_ends_with_finite_ratios():
     ratios = json.loads(lines[-1])
 
     titles = [line for line in lines if line.startswith("| ") and "CPU ms a step" in line]
-    assert len(titles) == 2 * 7  # sections, on one and two processes
+    assert len(titles) == 2 * 8  # sections, on one and two processes
     assert all(math.isfinite(value) for value in ratios.values())
     for at in ("1p", "2p"):
         goals = ("over_lightning", "ms_above_raw", "over_sparse", "many_rows_over_few")
