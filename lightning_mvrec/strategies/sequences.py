@@ -24,10 +24,15 @@ def speed_up(collection: nn.Module) -> None:
     """Let a sharded sequence collection on CPU look ids up as bags of one. Bag collections stay as they are."""
     parts: list[nn.Module] = [*collection._lookups, *collection._output_dists]  # type: ignore[misc]
     for module in [module for part in parts for module in part.modules()]:
-        if type(module) is BatchedFusedEmbedding and len({*module._local_cols}) == 1:  # type: ignore[misc]
+        if type(module) is BatchedFusedEmbedding and _has_bags(module):
             module.forward = _BagsOfOne(module)
         elif isinstance(module, SequenceEmbeddingsAllToAll):
             module.forward = _Permuted(module)
+
+
+def _has_bags(kernel: BatchedFusedEmbedding) -> bool:
+    """Whether sums over bags train as single ids do: on CPU they leave weight decay out, and they have one width."""
+    return len({*kernel._local_cols}) == 1 and not kernel.emb_module.optimizer_args.weight_decay
 
 
 class _BagsOfOne:
