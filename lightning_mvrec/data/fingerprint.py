@@ -47,7 +47,7 @@ def describe(value: Any) -> Any:
     """Return class names and constructor values of an object, as plain Python values.
 
     Example:
-        >>>     from lightning_mvrec.data.split import LeaveOneOut
+        >>> from lightning_mvrec.data.split import LeaveOneOut
         >>> describe(LeaveOneOut(min_targets=2))
         ['lightning_mvrec.data.split.LeaveOneOut', {'min_targets': 2}]
     """

@@ -102,7 +102,8 @@ def _standstill(standings: Sequence[Standing], limit: float, long_limit: float) 
     if gone is not None and last.waits:
         text = f"has no more batches, rank {last.rank} waits in {last.where}. All ranks must end together"
         return Fault(gone.rank, text, stuck=True)
-    working = next((s for s in alone if s.phase != SERVING), None)
+    # Not only among those still for as long: the other rank may have come to its exchange a moment later.
+    working = next((s for s in present if s.phase != SERVING), None)
     if last.phase == SERVING and working is not None:
         return Fault(
             last.rank,
