@@ -2,13 +2,15 @@
 
 A page's ```python blocks run from top to bottom in one fresh namespace, in a folder of their own. A block whose first
 line is a comment with a file name (``# my_project.py``, ``# recipe.yaml``) is written to that file instead, so that
-later blocks can import or read it; the tests of a file ``test_*.py`` are called. ``mvrec`` commands in ```bash blocks
-run where their configuration is such a file. ``<!-- notest: reason -->`` on the line above a block leaves it out.
+later blocks can import or read it; the tests of a file ``test_*.py`` are called. ``mvrec`` and ``python`` commands in
+```bash blocks run, in their order, where what they read is such a file. ``<!-- notest: reason -->`` on the line above
+a block leaves it out.
 """
 
 import importlib
 import inspect
 import re
+import runpy
 import shlex
 import sys
 import types
@@ -125,13 +127,13 @@ def test_the_python_of_a_page_runs(page, folder, monkeypatch):
 
 
 def commands_of(blocks: list[Block]) -> list[list[str]]:
-    """Return the words of every ``mvrec`` command that reads a file of the page."""
+    """Return the words of every ``mvrec`` or ``python`` command that reads a file of the page."""
     files = {block.file_name for block in blocks if block.file_name is not None}
     found = []
     for block in blocks:
         if block.language in ("bash", "sh", "shell", "console") and block.reason is None:
             for line in block.text.replace("\\\n", " ").splitlines():
-                match = re.match(r"(?:\$ )?(?:\w+=\S+ )*mvrec (.+)", line)
+                match = re.match(r"(?:\$ )?(?:\w+=\S+ )*((?:mvrec|python) .+)", line)
                 if match and any(word in files for word in shlex.split(match[1])):
                     found.append(shlex.split(match[1]))
     return found
@@ -145,7 +147,10 @@ def pages_with_commands() -> list[Path]:
 def test_the_commands_of_a_page_run(page, folder, monkeypatch):
     blocks = read_blocks(page.read_text(encoding="utf-8"))
     write_files(blocks, folder)
-    for words in commands_of(blocks):
+    for program, *words in commands_of(blocks):
+        if program == "python":
+            runpy.run_path(words[0], run_name="__main__")
+            continue
         # The command line and this variable are how a run talks to processes that it starts.
         monkeypatch.setattr(sys, "argv", ["mvrec", *words])
         monkeypatch.delenv("MVREC_RUN_DIR", raising=False)
