@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from lightning_mvrec.strategies.checkpoint_pieces import blocks, opened
+from lightning_mvrec.strategies.checkpoint_pieces import Pieces, blocks
 from lightning_mvrec.strategies.checkpoint_read import SafeReader, whole
 
 
@@ -41,6 +41,7 @@ def convert(path: str | os.PathLike[str], key: str, value: Tensor | ShardedTenso
     """
     folder = whole(path)
     metadata = SafeReader(folder).read_metadata()
+    pieces = Pieces(folder, metadata.storage_data)
     described: Any = metadata.state_dict_metadata[key]
     for offsets, tensor in _parts(value):
         tensor.zero_()
@@ -50,9 +51,8 @@ def convert(path: str | os.PathLike[str], key: str, value: Tensor | ShardedTenso
             if first >= end:
                 continue
             mine = tensor[first - offsets[0] : end - offsets[0]]
-            place = metadata.storage_data[MetadataIndex(key, chunk.offsets)]
             begin = [first - chunk.offsets[0], *[0] * (len(chunk.sizes) - 1)]
-            with opened(folder, place) as saved:
+            with pieces.open(MetadataIndex(key, chunk.offsets)) as saved:
                 for row, block in blocks(saved, begin, [end - first, *chunk.sizes[1:]]):
                     theirs = block.to(mine)
                     more = theirs[:, None] if mine.dim() == 2 else theirs.sum(dim=1) / described.size[-1]

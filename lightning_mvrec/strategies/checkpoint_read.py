@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 
-from lightning_mvrec.strategies.checkpoint_pieces import check_bytes, opened, read_into
+from lightning_mvrec.strategies.checkpoint_pieces import Pieces, check_bytes, read_into
 
 FORMAT = 1
 META = "meta.pt"
@@ -76,10 +76,10 @@ class SafeReader(dcp.FileSystemReader):
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Fill this rank's tensors; what was saved is never in memory as a whole."""
+        pieces = Pieces(self.path, self.storage_data)
         for item in plan.items:
-            place = self.storage_data[item.storage_index]
             target = planner.resolve_tensor(item).detach()
-            with opened(self.path, place) as saved:
+            with pieces.open(item.storage_index) as saved:
                 read_into(target, saved, item.storage_offsets)
             planner.commit_tensor(item, target)
         done: Future[None] = Future()
@@ -139,6 +139,16 @@ def _unsealed(content: bytes) -> bytes:
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Tell whether ``path`` is a checkpoint directory of ours."""
     return (whole(path) / META).is_file()
+
+
+def refuse_outer(path: str | os.PathLike[str]) -> None:
+    """Refuse a directory that is no checkpoint but has some inside: somebody has given the folder of a run.
+
+    Raises:
+        ValueError: With what is inside.
+    """
+    if found := sorted(str(meta.parent) for meta in Path(path).rglob(META)):
+        raise ValueError(f"{path} is not a checkpoint directory; these inside it are: {found[:5]}")
 
 
 def partial(path: str | os.PathLike[str]) -> Path:

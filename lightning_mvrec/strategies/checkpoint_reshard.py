@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
-from lightning_mvrec.strategies.checkpoint_pieces import opened, read_into
+from lightning_mvrec.strategies.checkpoint_pieces import Pieces, read_into
 from lightning_mvrec.strategies.checkpoint_read import (
     META,
     METADATA,
@@ -67,7 +67,7 @@ class _Copy(dcp.DefaultSavePlanner):
 
     def __init__(self, source: Path, metadata: Metadata) -> None:
         super().__init__()
-        self._source = source
+        self._pieces = Pieces(source, metadata.storage_data)
         self._metadata = metadata
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
@@ -83,8 +83,7 @@ class _Copy(dcp.DefaultSavePlanner):
                 for a, n, b, m in zip(wanted.offsets, wanted.sizes, piece.offsets, piece.sizes, strict=True)
             ]
             if all(a < b for a, b in zip(low, high, strict=True)):
-                place = self._metadata.storage_data[MetadataIndex(write_item.index.fqn, piece.offsets)]
-                with opened(self._source, place) as saved:
+                with self._pieces.open(MetadataIndex(write_item.index.fqn, piece.offsets)) as saved:
                     begin = [first - offset for first, offset in zip(low, piece.offsets, strict=True)]
                     read_into(value[_within(low, high, wanted.offsets)], saved, begin)
         return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copies
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
-from torch.distributed.remote_device import _remote_device
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from lightning_mvrec.strategies.checkpoint_random import random_state
 from lightning_mvrec.strategies.checkpoint_read import FORMAT, SAFE_NUMPY, STATE, WEIGHTS, without_numpy
@@ -65,6 +63,7 @@ def stage(
     tensors = {key: value for key, value in state_dict.items() if isinstance(value, (Tensor, ShardedTensor))}
     checkpoint["state_dict"] = {key: value for key, value in state_dict.items() if key not in tensors}
     states = {f"{STATE}{key}": value for key, value in table_state.items()}
+    tensors, states = ({key: value for key, value in part.items() if _is_written(value)} for part in (tensors, states))
     everyone: list[Any] = [None] * dist.get_world_size()
     plain = [key for part in (tensors, states) for key, value in part.items() if not isinstance(value, ShardedTensor)]
     dist.all_gather_object(everyone, (random_state(), plain))
@@ -113,22 +112,16 @@ def checksums() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
+def _is_written(value: Tensor | ShardedTensor) -> bool:
+    """Whether this rank has a part in writing a tensor: of replicas of a table, rank 0's group writes its own."""
+    return not isinstance(value, ShardedTensor) or 0 in dist.get_process_group_ranks(value._process_group)
+
+
 @torch.no_grad()
 def _copied(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
-    if not isinstance(value, ShardedTensor):
-        return value.detach().to("cpu", copy=True)
-    metadata = copies.deepcopy(value.metadata())
-    for part in metadata.shards_metadata:
-        assert part.placement is not None
-        part.placement = _remote_device(f"rank:{part.placement.rank()}/cpu")
-    mine = {tuple(part.shard_offsets): part for part in metadata.shards_metadata}
-    shards = [
-        Shard(shard.tensor.detach().to("cpu", copy=True), mine[tuple(shard.metadata.shard_offsets)])
-        for shard in value.local_shards()
-    ]
-    return ShardedTensor._init_from_local_shards_and_global_metadata(
-        shards, metadata, process_group=value._process_group
-    )
+    value = value.detach()
+    there = value.cpu()
+    return value.clone() if there is value else there  # what is on CPU already has not been copied
 
 
 def _serialise(meta: dict[str, Any]) -> bytes:

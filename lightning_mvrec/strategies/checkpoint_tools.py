@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 
 from lightning_mvrec.strategies.checkpoint_read import (
@@ -179,19 +180,18 @@ def consolidate(path: str | os.PathLike[str], out: str | os.PathLike[str], force
         raise ValueError(f"{out} must be a file to be written, it is a directory")
     if os.path.lexists(target) and not force:
         raise ValueError(f"{out} is there already; give another name, or --force to replace it")
-    checkpoint = read_whole(path)
+    checkpoint = read_meta(path)["checkpoint"]
+    weights = _read_weights(path)
     made: dict[str, Any] = {}
     left_out = []
     for key, value in checkpoint.items():
         if key in _OF_A_FIT:
             continue
-        if key == "state_dict":
-            made[key] = value
-            continue
         made[key] = without_numpy(value)
         if not _loads_plainly(made[key]):
             left_out.append(key)
             del made[key]
+    made["state_dict"] = {**weights, **made.get("state_dict", {})}
     temporary = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -212,6 +212,10 @@ def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: If it is no checkpoint of ours, or damaged.
     """
     checkpoint = read_meta(path)["checkpoint"]
+    return {**checkpoint, "state_dict": {**_read_weights(path), **checkpoint.get("state_dict", {})}}
+
+
+def _read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     saved = SafeReader(whole(path)).read_metadata().state_dict_metadata
     tensors = {
         key: torch.empty(item.size, dtype=item.properties.dtype)  # type: ignore[union-attr]
@@ -219,8 +223,7 @@ def read_whole(path: str | os.PathLike[str]) -> dict[str, Any]:
         if key.startswith(WEIGHTS)
     }
     load(path, tensors, alone=True)
-    weights = {key.removeprefix(WEIGHTS): value for key, value in tensors.items()}
-    return {**checkpoint, "state_dict": {**weights, **checkpoint.get("state_dict", {})}}
+    return {key.removeprefix(WEIGHTS): value for key, value in tensors.items()}
 
 
 def _table(name: str, key: str, metadata: Metadata, plan: Mapping[str, Any]) -> SavedTable:

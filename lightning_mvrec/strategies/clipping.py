@@ -71,10 +71,13 @@ def _clip_by_norm(optimizer: JoinedOptimizer, limit: float, trainer: pl.Trainer)
         ValueError: On every rank, if the norm is NaN or infinite.
     """
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
-    rows = sum((kernel.square_norm() for kernel in optimizer.held), torch.zeros((), dtype=torch.float64))
     device = trainer.strategy.root_device
-    rows = torch.as_tensor(rows, device=device)
-    dist.all_reduce(rows)  # every row is on one rank; the other gradients are the same on all
+    rows = torch.zeros((), dtype=torch.float64, device=device)
+    optimizer.share()
+    for kernel in optimizer.held:
+        rows += kernel.square_norm()
+    dist.all_reduce(rows)  # every row is on one rank of each replica group; the other gradients are the same on all
+    rows /= optimizer.replicas.count if optimizer.replicas else 1
     rest = torch.nn.utils.get_total_norm([weight.grad for weight in weights]).to(device)
     norm = (rest.double().square() + rows).sqrt()
     if not torch.isfinite(norm):

@@ -89,7 +89,7 @@ class Exchanged:
     @property
     def bytes(self) -> tuple[int, int]:
         """Bytes of a number forth and back."""
-        return 4 if self.forward == "fp32" else 2, 4 if self.backward == "fp32" else 2
+        return DTYPES[self.forward][1].itemsize, DTYPES[self.backward][1].itemsize
 
     def codecs(self) -> dict[str, Any] | None:
         """Return what TorchRec's sharders want."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch.distributed as dist
@@ -20,7 +21,6 @@ class EvaluatedStrategy(DDPStrategy):
     """DDP that evaluates all batches of all ranks, once :meth:`_evaluate_all_of` was called on its loaders."""
 
     _company: Company | None = None
-    _uneven: bool = False
     _stop_company: Callable[[], None] | None = None
 
     def _evaluate_all_of(self, loader: Any, tables: ShardedTables, waits: Callable[[], None]) -> Any:
@@ -31,7 +31,6 @@ class EvaluatedStrategy(DDPStrategy):
         mine, smallest, largest = count_batches(loader, self.root_device)
         if smallest == largest and mine >= 0:
             return loader
-        self._uneven = True
         if self._company is None:
             self._company = Company(tables, self.root_device, waits)
         return loader if smallest < 0 else LongestLoader(loader, smallest, largest)
@@ -74,11 +73,11 @@ class EvaluatedStrategy(DDPStrategy):
 
     def _begin_company(self, last: str) -> None:
         """Look up together until the loop calls its method ``last``, which it does when a loader has ended."""
-        if not self._uneven:
+        company = self._company
+        if company is None:
             return
         assert self.lightning_module is not None
-        assert self._company is not None
-        trainer, company = self.lightning_module.trainer, self._company
+        trainer = self.lightning_module.trainer
         loop: Any = trainer._active_loop
         loaders = loop._combined_loader.flattened
         if len(loaders) > 1 and any(isinstance(loader, LongestLoader) and not loader.smallest for loader in loaders):
@@ -112,7 +111,7 @@ class EvaluatedStrategy(DDPStrategy):
 
     def _forget_company(self) -> None:
         self._end_company()
-        self._company, self._uneven = None, False
+        self._company = None
 
 
 class LongestLoader(PassingLoader):
@@ -148,8 +147,7 @@ def _each_once(kind: Any) -> Any:
         repeats = False
 
         def __iter__(self) -> Iterator[Any]:
-            for _, index in zip(range(len(self)), super().__iter__(), strict=False):
-                yield index
+            return islice(super().__iter__(), len(self))
 
         def __len__(self) -> int:
             return len(range(self.rank, len(self.dataset), self.num_replicas))

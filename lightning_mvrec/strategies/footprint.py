@@ -86,6 +86,29 @@ def sent_bytes(
     return [round(amount) for amount in sent]
 
 
+def shared_bytes(table: Table, placed: Sequence[Sequence[tuple[int, int]]], usage: Mapping[str, Usage]) -> list[int]:
+    """Return about how many bytes each rank of a replica group sends to one peer in a step because of a table.
+
+    Ids and lengths of all that its group has looked up on it, and gradients of the answers in float32.
+
+    Args:
+        table: A sharded table; usage knows its features.
+        placed: ``(rows, columns)`` of the shards on each rank of the group.
+        usage: How often its features are looked up by one rank.
+    """
+    sent = [0.0] * len(placed)
+    if table.frozen:
+        return [0] * len(placed)
+    for name in table.config.feature_names:
+        bags = usage[name].bags * len(placed)
+        for owner, shards in enumerate(placed):
+            for rows, columns in shards:
+                ids = bags * usage[name].pooling * rows / table.config.num_embeddings
+                vectors = (bags if hasattr(table.config, "pooling") else ids) * columns
+                sent[owner] += (ids + bags) * _ID_BYTES + vectors * _VECTOR_BYTES
+    return [round(amount) for amount in sent]
+
+
 def least_load(tables: Sequence[Table], split: Mapping[str, bool], ranks: int, whole: Any = None) -> list[int]:
     """Return the bytes of weights and state on each rank when tables are laid out as evenly as may be.
 

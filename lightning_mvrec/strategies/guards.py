@@ -1,7 +1,7 @@
 """Settings that would train something else than they say, refused with the way out.
 
-They only concern sharded tables: their kernels update them in the backward pass, so that whatever Lightning does
-between backward pass and optimizer step does not reach them.
+They only concern sharded tables: their kernels update them in the backward pass, and nothing but accumulation and
+clipping of what Lightning does between backward pass and optimizer step reaches them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from torchrec.optim.fused import FusedOptimizerModule
 
 from lightning_mvrec.strategies.held import HeldKernel
 from lightning_mvrec.strategies.optimizers import Adam, TableOptimizer
+from lightning_mvrec.strategies.peers import share
 from lightning_mvrec.strategies.rates import TableRates
+from lightning_mvrec.strategies.replicas import Replicas
 from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, shards
 
 
@@ -85,7 +87,7 @@ class TableGroup:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Train the replicated tables on their gradients; the sharded ones were trained in the backward pass."""
+        """Train the replicated tables on their gradients; the sharded ones were trained by their kernels."""
         self.steps += 1
         for weight, state in self.weights.values():
             if weight.grad is not None:
@@ -100,7 +102,7 @@ def group_tables(tables: Sequence[Table], modules: dict[str, nn.Module]) -> list
             continue
         group = groups.setdefault(table.optimizer, TableGroup(table.optimizer))
         group.tables.append(table.name)
-        weight = modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}."))
+        weight = modules[table.path].get_parameter(table.local_key)
         group.all_weights.append(weight)
         if table.replicated:
             group.weights[table.name] = (weight, table.optimizer.init_state(weight))
@@ -133,6 +135,7 @@ class JoinedOptimizer(Optimizer):
         held: This rank's fused kernels, whose updates may wait for a step.
         sharded: Names of the sharded tables that are trained, the same on every rank.
         clip_dense_only: Whether clipping leaves the sharded tables out.
+        replicas: Which other ranks hold the rows of this one.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class JoinedOptimizer(Optimizer):
         held: Sequence[HeldKernel] = (),
         sharded: Sequence[str] = (),
         clip_dense_only: bool = False,
+        replicas: Replicas | None = None,
     ) -> None:
         # Optimizer.__init__ wants parameters of its own.
         self.defaults: dict[str, Any] = dict(dense.defaults)
@@ -154,16 +158,10 @@ class JoinedOptimizer(Optimizer):
         self.held = list(held)
         self.sharded = list(sharded)
         self.clip_dense_only = clip_dense_only
+        self.replicas = replicas
         #: Whether the sharded tables' updates wait for the step that comes next.
         self.holding = False
-        self._rates = TableRates(
-            dense,
-            [group.optimizer for group in groups],
-            [group.tables for group in groups],
-            [group.all_weights for group in groups],
-            [[weight for weight, _ in group.weights.values()] for group in groups],
-            follow_schedule,
-        )
+        self._rates = TableRates(dense, groups, follow_schedule)
         self.table_groups = self._rates.groups
         strip(dense, table_weights)
 
@@ -185,12 +183,18 @@ class JoinedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.share()
         for kernel in self.held:
             kernel.update(self.push)
         self.dense.step()
         for group, lr in zip(self.groups, rates, strict=True):
             group.step(lr)
         return loss
+
+    def share(self) -> None:
+        """Give this rank's rows the gradients that have arrived in other replica groups. Every rank must call this."""
+        if self.replicas is not None:
+            share(self.held, self.replicas)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of dense parameters and replicated tables."""

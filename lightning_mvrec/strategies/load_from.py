@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.core import module as lightning_module
 from lightning.pytorch.core import saving
 
-from lightning_mvrec.strategies.checkpoint_read import META, is_checkpoint
+from lightning_mvrec.strategies.checkpoint_read import is_checkpoint, refuse_outer
 
 
 def teach_load_from_checkpoint() -> None:
@@ -31,12 +31,11 @@ def _reader(stock: Any) -> Any:
     @functools.wraps(stock)
     def pl_load(path_or_url: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(path_or_url, (str, os.PathLike)) and Path(path_or_url).is_dir():
-            from lightning_mvrec.strategies.checkpoint_tools import read_whole
-
             if is_checkpoint(path_or_url):
+                from lightning_mvrec.strategies.checkpoint_tools import read_whole
+
                 return read_whole(path_or_url)
-            if found := sorted(str(meta.parent) for meta in Path(path_or_url).rglob(META)):
-                raise ValueError(f"{path_or_url} is not a checkpoint directory; these inside it are: {found[:5]}")
+            refuse_outer(path_or_url)
         return stock(path_or_url, *args, **kwargs)
 
     pl_load.reads_directories = True  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ One without a batch has logged nothing, and Lightning's exchange at the end of a
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,18 +14,8 @@ import torch.distributed as dist
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import nn
 
-_FIELDS = (
-    "fx",
-    "name",
-    "prog_bar",
-    "logger",
-    "on_step",
-    "on_epoch",
-    "enable_graph",
-    "add_dataloader_idx",
-    "dataloader_idx",
-    "metric_attribute",
-)
+#: What can be sent as it is.
+_FIELDS = [field.name for field in fields(_Metadata) if field.name not in ("reduce_fx", "_sync")]
 
 
 def fill_up(results: Any, trainer: pl.Trainer, group: Any) -> None:

@@ -19,10 +19,9 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from lightning_mvrec.strategies.exchanges import Exchange, nothing_like
+from lightning_mvrec.strategies.exchanges import Exchange, ExchangedForward, nothing_like
 from lightning_mvrec.strategies.loaders import has_state
 from lightning_mvrec.strategies.paths import find_ids, follow, record_stream
 from lightning_mvrec.strategies.positions import AheadLoader, Taken, ahead_loader
@@ -233,7 +232,7 @@ class LookAhead:
             self._say("training_step looks up no KeyedJaggedTensor of the batch itself")
         for path in places:
             module = self._tables.modules[path]
-            module.forward = _Forward(module, self._tables.guards[path], self)
+            module.forward = ExchangedForward(module, self._tables.guards[path].under_way, self.complete)
 
     def _prepare(self, taken: Taken, move: Any) -> _Next:
         prepared = _Next(taken)
@@ -254,7 +253,7 @@ class LookAhead:
                         continue
                     ids, on_host = follow(prepared.moved, place), follow(taken.batch, place)
                     usable = ids is not None and ids.keys() == nothing.keys() and not ids.variable_stride_per_key()
-                    made.append(Exchange(module, guard.check(ids, on_host) if usable else guard.check(nothing)))
+                    made.append(guard.send(module, guard.check(ids, on_host) if usable else guard.check(nothing)))
                 prepared.exchanges[collection] = made
         return prepared
 
@@ -277,19 +276,3 @@ class LookAhead:
             ids.record_stream(current)
             context.record_stream(current)
         return context, ids
-
-
-class _Forward:
-    """The forward pass of a sharded collection, with ids that have been exchanged where there are some."""
-
-    def __init__(self, module: nn.Module, guard: Any, ahead: LookAhead) -> None:
-        self._module: Any = module
-        self._guard = guard
-        self._ahead = ahead
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        exchange = self._guard.take_exchange()
-        if exchange is None:
-            return type(self._module).forward(self._module, *args, **kwargs)
-        context, ids = self._ahead.complete(exchange)
-        return self._module.compute_and_output_dist(context, ids)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec.distributed.types import LazyAwaitable, LazyGetItemMixin
+from torchrec.distributed.types import LazyAwaitable
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
-from lightning_mvrec.strategies.exchanges import BagCheck, Exchange
+from lightning_mvrec.strategies.exchanges import CheckedIds, Exchange, ExchangedForward, Habit, readable
 from lightning_mvrec.strategies.guards import check_pipeline
 from lightning_mvrec.strategies.tables import Table
 
@@ -52,7 +52,7 @@ class LookupGuard:
         check_ids: bool = True,
     ) -> None:
         self.path = path
-        self.pad = pad and dist.get_world_size() > 1
+        self.pad = pad
         self.once = once
         self.order = order
         self.check_ids = check_ids
@@ -72,9 +72,11 @@ class LookupGuard:
         #: For each lookup of this training step, the exchange that began a step ago, if one did.
         self.sent: list[Exchange | None] = []
         self._exchange: Exchange | None = None
+        self._habit = Habit()
         self._training = False
         self._looked_up = False
         self._updated = False
+        #: The number of bags that the result of the lookup under way must be cut to, unless its exchange knows.
         self._bags: int | None = None
         #: Feature -> the smallest table that reads it.
         self.limits: dict[str, Table] = {}
@@ -86,6 +88,8 @@ class LookupGuard:
 
     def attach(self, module: nn.Module) -> None:
         """Put the hooks on a collection."""
+        if self.pad:
+            module.forward = ExchangedForward(module, self.under_way)
         module.register_forward_pre_hook(self._before, with_kwargs=True)
         if self.order is not None and list(self.order) == list(module._embedding_names):  # type: ignore[arg-type]
             self.order = None  # as it was: nothing to put right
@@ -101,6 +105,7 @@ class LookupGuard:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         check_pipeline(self.path, module)
+        self._exchange = self._bags = None
         features = args[0] if args else kwargs.get("features")
         if self.announce is not None and isinstance(features, KeyedJaggedTensor):
             self.announce(features)
@@ -126,28 +131,37 @@ class LookupGuard:
             self._looked_up = True
         if not isinstance(features, KeyedJaggedTensor):
             return None
-        exchange = self._exchange = self._sent_before(features) if training else None
-        check = exchange.check if exchange is not None else self.check(features)
-        padded = check.finish()
-        self._bags = check.bags
-        if padded is features:
+        exchange = self._sent_before(features) if training else None
+        if exchange is None:
+            ids = self.check(features)
+            if ids.even:
+                exchange = self.send(module, ids)
+            elif ids.fault:
+                raise ValueError(ids.fault)
+        self._exchange = exchange
+        sent = features if exchange is not None else readable(features)
+        if sent is features:
             return None
-        return ((padded, *args[1:]), kwargs) if args else (args, {**kwargs, "features": padded})
+        self._bags = 0
+        return ((sent, *args[1:]), kwargs) if args else (args, {**kwargs, "features": sent})
 
-    def check(self, features: KeyedJaggedTensor, on_host: KeyedJaggedTensor | None = None) -> BagCheck:
-        """Look at the ids of a lookup, and begin to agree on the number of bags where ranks must.
+    def check(self, features: KeyedJaggedTensor, on_host: KeyedJaggedTensor | None = None) -> CheckedIds:
+        """Look at the ids of a lookup.
 
         Args:
             features: The ids.
             on_host: The same before they were copied to the device; to look at them there costs no wait.
         """
         fault = self._find_bad_id(features if on_host is None else on_host) if self.check_ids else None
-        return BagCheck(features, self.path, fault, self.pad and not features.variable_stride_per_key())
+        return CheckedIds(features, self.path, fault, self.pad and not features.variable_stride_per_key())
 
-    def take_exchange(self) -> Exchange | None:
-        """Return the exchange that the lookup under way shall use, once."""
-        exchange, self._exchange = self._exchange, None
-        return exchange
+    def send(self, module: nn.Module, ids: CheckedIds) -> Exchange:
+        """Begin to exchange ids. Every rank must call this for the same lookups in the same order."""
+        return Exchange(module, ids, self._habit)
+
+    def under_way(self) -> Exchange | None:
+        """Return what brings the ids of the lookup under way, if an exchange does."""
+        return self._exchange
 
     def _sent_before(self, features: KeyedJaggedTensor) -> Exchange | None:
         if self.seen is not None:
@@ -162,11 +176,12 @@ class LookupGuard:
         return exchange
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        bags, self._bags = self._bags, None
+        bags = self._bags if self._exchange is None else self._exchange.bags
+        self._exchange = self._bags = None
         watch = self._training and self.watch_backward and not self.hold
         if bags is None and not watch and self.order is None:
-            return WholeItems(output) if isinstance(output, LazyGetItemMixin) else None
-        found = output.wait() if hasattr(output, "wait") else output
+            return WholeItems(output) if isinstance(output, LazyAwaitable) else None
+        found = uncut(output.wait() if hasattr(output, "wait") else output)
         if watch:
             for values in tensors(found):
                 if values.requires_grad:
@@ -208,10 +223,11 @@ class LookupGuard:
 
 
 class WholeItems(LazyAwaitable[Any]):
-    """A lookup on its way whose ``[key]`` waits for it and is a tensor.
+    """A lookup on its way whose ``[key]`` waits for it and is a tensor, or a sequence collection's JaggedTensor.
 
     TorchRec's own gives out another object on its way. Functions of torch wait for that, but a custom
     ``autograd.Function`` takes it for something without a gradient, and the tables behind it silently do not train.
+    A sequence collection's result is :func:`uncut`.
 
     Args:
         lookup: What the sharded collection returned.
@@ -222,10 +238,25 @@ class WholeItems(LazyAwaitable[Any]):
         self._lookup = lookup
 
     def _wait_impl(self) -> Any:
-        return self._lookup.wait()
+        return uncut(self._lookup.wait())
 
     def __getitem__(self, key: str) -> Any:
         return LazyAwaitable._wait_async(self)[key]
+
+
+def uncut(output: Any) -> Any:
+    """Return a sequence collection's result; of a single feature, with the vectors as they came.
+
+    TorchRec cuts them into the parts of features. The backward pass of a cut copies the gradient, even where the only
+    part is the whole.
+    """
+    if isinstance(output, KeyedTensor) or len(output) != 1:
+        return output
+    ((key, jagged),) = output.items()
+    part, whole = jagged.values(), jagged.values()._base
+    if whole is None or whole.shape != part.shape or whole.data_ptr() != part.data_ptr():
+        return output
+    return {key: JaggedTensor(whole, jagged.weights_or_none(), lengths=jagged.lengths())}
 
 
 def tensors(output: Any) -> list[Tensor]:

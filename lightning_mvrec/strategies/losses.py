@@ -10,13 +10,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def check_loss(loss: Tensor, trainer: pl.Trainer, device: torch.device) -> None:
+def check_loss(loss: Tensor, trainer: pl.Trainer, device: torch.device, notice: int = 0) -> int:
     """Stop all ranks with one message if the loss of any of them is NaN or infinite. Every rank must call this.
 
     Args:
         loss: This rank's loss, before its backward pass.
         trainer: Tells the position.
         device: Device for the exchange between ranks; one process has none.
+        notice: A number that travels along, at least 0.
+
+    Returns:
+        The largest ``notice`` of any rank.
 
     Raises:
         ValueError: With epoch, batch number, rank and value, on every rank.
@@ -29,9 +33,9 @@ def check_loss(loss: Tensor, trainer: pl.Trainer, device: torch.device) -> None:
         code = 0
         if not math.isfinite(total):
             code = 2 * (dist.get_rank() + 1) + int(math.isnan(total))
-        worst = torch.tensor(code, device=device)
-        dist.all_reduce(worst, dist.ReduceOp.MAX)
-        found = int(worst)
+        told = torch.tensor([code, notice], device=device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        found, notice = told.tolist()
         bad, rank = found > 0, found // 2 - 1
         value = float("nan" if found % 2 else "inf")
     if bad:
@@ -41,3 +45,4 @@ def check_loss(loss: Tensor, trainer: pl.Trainer, device: torch.device) -> None:
             "other weights are those of the last good step. Look at this batch, or use a smaller learning rate; "
             "TorchRecStrategy(check_loss=False) trains on"
         )
+    return notice

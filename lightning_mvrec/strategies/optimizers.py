@@ -1,7 +1,8 @@
 """How an embedding table is trained: one small object a table, whatever the plan.
 
-A sharded table runs it as TorchRec's fused kernel, which updates the rows of a batch during the backward pass. A
-replicated table runs the same arithmetic on its averaged dense gradient. R rows, D embedding width.
+A sharded table runs it as TorchRec's fused kernel, which updates the rows of a batch during the backward pass
+(``Adagrad`` on CPU: :mod:`adagrad_rows`). A replicated table runs the same arithmetic on its averaged dense gradient.
+R rows, D embedding width.
 """
 
 from __future__ import annotations

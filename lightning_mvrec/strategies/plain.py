@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +15,8 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
-from lightning_mvrec.strategies.checkpoint import META, is_checkpoint, read_meta, read_weights
+from lightning_mvrec.strategies.checkpoint import is_checkpoint, read_meta, read_weights
+from lightning_mvrec.strategies.checkpoint_read import refuse_outer
 from lightning_mvrec.strategies.sharding import ShardedTables, sharded_tables
 from lightning_mvrec.strategies.tables import (
     SHARDED_COLLECTIONS,
@@ -110,7 +110,7 @@ def whole_table(weight: Tensor | ShardedTensor, config: BaseEmbeddingConfig, dev
             if low < high:
                 columns = slice(part.first_column, part.first_column + part.tensor.shape[1])
                 block[low - first : high - first, columns] = part.tensor[low - part.first_row : high - part.first_row]
-        dist.all_reduce(block)  # every weight is on one rank and 0 on the others
+        dist.all_reduce(block, group=weight._process_group)  # every weight is on one rank of it and 0 on the others
         whole[first:end] = block.cpu()
     return whole
 
@@ -118,8 +118,8 @@ def whole_table(weight: Tensor | ShardedTensor, config: BaseEmbeddingConfig, dev
 def _from_checkpoint(path: str | os.PathLike[str], module: pl.LightningModule) -> pl.LightningModule:
     if any(isinstance(child, SHARDED_COLLECTIONS) for child in module.modules()):
         raise ValueError("plain_module(path, module): give a new module, this one's tables are sharded")
-    if not is_checkpoint(path) and (found := sorted(str(meta.parent) for meta in Path(path).rglob(META))):
-        raise ValueError(f"{path} is not a checkpoint directory; these inside it are: {found[:5]}")
+    if not is_checkpoint(path):
+        refuse_outer(path)
     rest = read_meta(path)["checkpoint"]["state_dict"]
     module.configure_model()
     to_cpu(module)

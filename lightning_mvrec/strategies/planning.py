@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +43,12 @@ COLUMN_SHARDING = (
     ShardingType.TABLE_COLUMN_WISE.value,
     ShardingType.GRID_SHARD.value,
 )
+#: These cut tables by machine, so they depend on where the ranks of a group are.
+MACHINE_SHARDING = (
+    ShardingType.TABLE_ROW_WISE.value,
+    ShardingType.TABLE_COLUMN_WISE.value,
+    ShardingType.GRID_SHARD.value,
+)
 #: Of a device's memory, what the rest of the model, its gradients and the activations need beside the tables.
 _RESERVED = 0.25
 
@@ -69,14 +76,14 @@ class SequenceSharder(_FusedOnly, EmbeddingCollectionSharder):
         return list(SEQUENCE_SHARDING)
 
 
-def sharders(planner: Planner | None = None, check_ids: bool = True) -> list[ModuleSharder[Any]]:
+def sharders(planner: Planner, check_ids: bool = True) -> list[ModuleSharder[Any]]:
     """Return a sharder for each kind of collection.
 
     Args:
         planner: How vectors are exchanged.
         check_ids: Whether kernels look for ids outside their tables; not where that was done before ids were sent.
     """
-    codecs = planner.exchanged.codecs() if planner else None
+    codecs = planner.exchanged.codecs()
     fused = {} if check_ids else {"bounds_check_mode": BoundsCheckMode.NONE}
     return [kind(fused_params=dict(fused), qcomm_codecs_registry=codecs) for kind in (BagSharder, SequenceSharder)]
 
@@ -89,8 +96,11 @@ def make_plan(
     ranks_per_node: int,
     planner: Planner | None = None,
     usage: Mapping[str, Usage] | None = None,
+    replica_groups: int = 1,
 ) -> ShardingPlan:
     """Plan the sharded collections together on rank 0 and tell every rank; keys of the plan are their paths.
+
+    With replica groups it is the plan of each of them, and the ranks in it are those of a group.
 
     Args:
         collections: Path -> collection, those to be sharded only.
@@ -101,6 +111,7 @@ def make_plan(
         ranks_per_node: Processes on one machine.
         planner: Further wishes, and memory.
         usage: How often features are looked up; TorchRec's guesses for those not named.
+        replica_groups: Number of groups of ranks that hold all tables.
 
     Raises:
         ValueError: If ``sharding`` names no sharded table, a kind that the table's collection does not have, or
@@ -111,7 +122,10 @@ def make_plan(
     if not isinstance(sharding, str):
         wished = {name: wish.sharding for name, wish in planner.constraints.items() if wish.sharding is not None}
         sharding = {**sharding, **wished}
-    kinds = _allowed_kinds(collections, [table for table in tables if not table.replicated], sharding, ranks_per_node)
+    ranks = dist.get_world_size() // replica_groups
+    to_shard = [table for table in tables if not table.replicated]
+    beside = math.gcd(ranks, ranks_per_node)  # those of a group on one machine
+    kinds = _allowed_kinds(collections, to_shard, sharding, ranks, beside, replica_groups)
     if not collections:
         return ShardingPlan({})
     # A dot is not allowed in a child's name; the planner only reads and writes these names.
@@ -124,8 +138,8 @@ def make_plan(
     search = EmbeddingShardingPlanner(
         topology=TopologyFactory.create_topology(
             TrainerConfig(
-                world_size=dist.get_world_size(),
-                local_world_size=ranks_per_node,
+                world_size=ranks,
+                local_world_size=beside,
                 hbm_cap_bytes=max(hbm - replicated, 1) if hbm else None,
                 ddr_cap_bytes=ddr if hbm else max(ddr - replicated, 1),
             ),
@@ -150,7 +164,7 @@ def make_plan(
                 list(sharded.values()),
                 kinds,
                 capacity=int(hbm * (1 - _RESERVED)) if hbm else ddr,
-                ranks=dist.get_world_size(),
+                ranks=ranks,
                 memory=memory if hbm else "host memory (Planner(host_memory_gb=...))",
                 on_cuda=device.type == "cuda",
                 reserved=replicated,
@@ -191,7 +205,9 @@ def _allowed_kinds(
     collections: Mapping[str, nn.Module],
     tables: Sequence[Table],
     sharding: str | Mapping[str, str],
+    ranks: int,
     ranks_per_node: int,
+    replica_groups: int,
 ) -> dict[str, list[str]]:
     by_name = {} if isinstance(sharding, str) else sharding
     if unknown := sorted(set(by_name) - {table.name for table in tables}):
@@ -202,8 +218,8 @@ def _allowed_kinds(
     for table in tables:
         asked = sharding if isinstance(sharding, str) else by_name.get(table.name)
         if asked is not None:
-            _check_kind(table, asked, collections[table.path])
-        if _leaves_ranks_without_rows(table, asked or ShardingType.ROW_WISE.value, ranks_per_node):
+            _check_kind(table, asked, collections[table.path], replica_groups)
+        if _leaves_ranks_without_rows(table, asked or ShardingType.ROW_WISE.value, ranks, ranks_per_node):
             # A kernel without rows fails with a message about devices.
             if table.name in by_name:
                 raise ValueError(
@@ -215,17 +231,22 @@ def _allowed_kinds(
     return kinds
 
 
-def _leaves_ranks_without_rows(table: Table, kind: str, ranks_per_node: int) -> bool:
-    parts = dist.get_world_size() if kind == ShardingType.ROW_WISE.value else ranks_per_node
+def _leaves_ranks_without_rows(table: Table, kind: str, ranks: int, ranks_per_node: int) -> bool:
+    parts = ranks if kind == ShardingType.ROW_WISE.value else ranks_per_node
     rows = table.config.num_embeddings
     return kind in ROW_SHARDING and (parts - 1) * -(-rows // parts) >= rows
 
 
-def _check_kind(table: Table, kind: str, collection: nn.Module) -> None:
+def _check_kind(table: Table, kind: str, collection: nn.Module, replica_groups: int) -> None:
     allowed = BAG_SHARDING if isinstance(collection, EmbeddingBagCollection) else SEQUENCE_SHARDING
     if kind not in allowed:
         hint = "; to keep it whole on every rank use `replicate`" if kind == ShardingType.DATA_PARALLEL.value else ""
         raise ValueError(f"sharding[{table.name!r}] must be one of {list(allowed)}, got {kind!r}{hint}")
+    if kind in MACHINE_SHARDING and replica_groups > 1:
+        raise ValueError(
+            f"sharding[{table.name!r}]={kind!r} cuts tables by machine, which replica_groups={replica_groups} does not "
+            "allow; use row_wise, table_wise or column_wise, or leave replica_groups out"
+        )
     if kind in COLUMN_SHARDING and isinstance(table.optimizer, RowWiseAdagrad):
         raise ValueError(
             f"sharding[{table.name!r}]={kind!r}: RowWiseAdagrad would keep a sum per slice of a row and train "

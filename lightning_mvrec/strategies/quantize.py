@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torchrec.inference.modules import quantize_embeddings
@@ -41,11 +39,10 @@ def quantize_tables(module: nn.Module) -> nn.Module:
         raise ValueError(
             f"quantize_tables: {type(module).__name__} has no EmbeddingBagCollection or EmbeddingCollection"
         )
-    copied = copy.deepcopy(module)
     return quantize_embeddings(
-        copied,
+        module,
         dtype=torch.qint8,
-        inplace=True,
+        inplace=False,
         additional_qconfig_spec_keys=[EmbeddingCollection],
         additional_mapping={EmbeddingCollection: QuantizedCollection},
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_mvrec.strategies.optimizers import TableOptimizer
+if TYPE_CHECKING:
+    from lightning_mvrec.strategies.joined import TableGroup
 
 
 class TableRates:
@@ -19,41 +20,30 @@ class TableRates:
 
     Args:
         dense: The module's own optimizer, before table weights are taken out of it.
-        optimizers: The table optimizers.
-        tables: Names of the tables of each.
-        weights: Weights of the tables of each: the group of ``dense`` that has them tells which schedule they follow;
-            where none has, they follow its first.
-        shown: Weights of each that are in its group: those of replicated tables, to be clipped.
+        tables: The tables of each table optimizer. The group of ``dense`` that has their weights tells which schedule
+            they follow; where none has, they follow its first.
         follow: Whether a schedule of ``dense`` scales the tables' rates at all.
     """
 
-    def __init__(
-        self,
-        dense: Optimizer,
-        optimizers: Sequence[TableOptimizer],
-        tables: Sequence[list[str]],
-        weights: Sequence[Sequence[Tensor]],
-        shown: Sequence[list[Any]],
-        follow: bool,
-    ) -> None:
+    def __init__(self, dense: Optimizer, tables: Sequence[TableGroup], follow: bool) -> None:
         self.dense = dense
         self.follow = follow
         self.groups: list[dict[str, Any]] = [
             {
-                "params": params,
-                "name": "tables/" + "+".join(names if len(names) < 4 else [*names[:2], f"{len(names) - 2} more"]),
-                "lr": optimizer.lr,
-                "tables": list(names),
+                "params": [weight for weight, _ in group.weights.values()],  # those of replicated tables, to be clipped
+                "name": "tables/" + "+".join(_few(group.tables)),
+                "lr": group.optimizer.lr,
+                "tables": list(group.tables),
                 # What Lightning's LearningRateMonitor asks of every group.
-                "betas": getattr(optimizer, "betas", (0.0, 0.0)),
+                "betas": getattr(group.optimizer, "betas", (0.0, 0.0)),
                 "momentum": 0.0,
-                "weight_decay": getattr(optimizer, "weight_decay", 0.0),
+                "weight_decay": getattr(group.optimizer, "weight_decay", 0.0),
             }
-            for optimizer, names, params in zip(optimizers, tables, shown, strict=True)
+            for group in tables
         ]
-        self.base = [optimizer.lr for optimizer in optimizers]
-        self._shown = [optimizer.lr for optimizer in optimizers]
-        self._leader = [_holder(dense, some) for some in weights]
+        self.base = [group.optimizer.lr for group in tables]
+        self._shown = list(self.base)
+        self._leader = [_holder(dense, group.all_weights) for group in tables]
         self._first = [group.get("lr") for group in dense.param_groups]
 
     def refresh(self) -> list[float]:
@@ -80,6 +70,10 @@ class TableRates:
         first = self._first[leader] if leader < len(self._first) else None
         start = group.get("max_lr", group.get("initial_lr", first))
         return float(group["lr"]) / float(start) if start and "lr" in group else 1.0
+
+
+def _few(names: list[str]) -> list[str]:
+    return names if len(names) < 4 else [*names[:2], f"{len(names) - 2} more"]
 
 
 def _holder(dense: Optimizer, weights: Sequence[Tensor]) -> int:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torchrec.distributed.types import ShardingPlan
 
 from lightning_mvrec.strategies.constraints import Exchanged, Usage
-from lightning_mvrec.strategies.footprint import in_units, sent_bytes, state_bytes, weight_bytes
+from lightning_mvrec.strategies.footprint import in_units, sent_bytes, shared_bytes, state_bytes, weight_bytes
 from lightning_mvrec.strategies.tables import Table
 
 
@@ -47,11 +47,13 @@ class PlanReport:
         world_size: Number of ranks.
         device: Kind of device.
         tables: One entry a table, in the module's order.
+        replica_groups: Number of groups of consecutive ranks, each of which holds all sharded tables.
     """
 
     world_size: int
     device: str
     tables: list[TableReport]
+    replica_groups: int = 1
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
@@ -79,6 +81,8 @@ class PlanReport:
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         ]
         ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
+        if self.replica_groups > 1:
+            ranks += f" in {self.replica_groups} replica groups of {self.world_size // self.replica_groups}"
         return "\n".join([f"Embedding tables on {ranks} ({self.device}):", *text, *self.sentences()])
 
     def sentences(self) -> list[str]:
@@ -106,7 +110,7 @@ class PlanReport:
                 line += f"; it sends about {_per_rank(sent, in_units)} a step"
             lines.append(line + ".")
         if unknown and self.world_size > 1:
-            lines.append(f"What is sent for {unknown} is not known: the data module has no pooling_factors().")
+            lines.append(f"What is sent for {unknown} is not known: no module or data module has pooling_factors().")
         return lines
 
 
@@ -126,17 +130,19 @@ def report(
     device: torch.device,
     usage: Mapping[str, Usage] | None = None,
     exchanged: Exchanged | None = None,
+    replica_groups: int = 1,
 ) -> PlanReport:
     """Describe where every table lies.
 
     Args:
         tables: All tables.
-        plan: Where the sharded ones lie.
+        plan: Where the sharded ones lie, in each of the replica groups.
         device: This rank's device.
         usage: How often features are looked up.
         exchanged: In which type vectors travel; None: float32.
+        replica_groups: Number of groups of ranks.
     """
-    world_size = dist.get_world_size()
+    world_size, usage = dist.get_world_size(), usage or {}
     lines = []
     for table in tables:
         rows, dim = table.config.num_embeddings, table.config.embedding_dim
@@ -146,9 +152,15 @@ def report(
         else:
             parameter = plan.plan[table.path][table.name]
             kind, kernel = parameter.sharding_type, parameter.compute_kernel
-            held = [[] for _ in range(world_size)]
+            held = [[] for _ in range(world_size // replica_groups)]
             for shard in parameter.sharding_spec.shards:
                 held[shard.placement.rank()].append(tuple(shard.shard_sizes))
+        sent = sent_bytes(table, held, usage, (exchanged or Exchanged()).bytes)
+        if not table.replicated:
+            if sent is not None and replica_groups > 1:
+                more = shared_bytes(table, held, usage)
+                sent = [one + (replica_groups - 1) * two for one, two in zip(sent, more, strict=True)]
+            held, sent = held * replica_groups, sent and sent * replica_groups
         weights = [sum(weight_bytes(table, *size) for size in sizes) for sizes in held]
         states = [sum(state_bytes(table, *size) for size in sizes) for sizes in held]
         lines.append(
@@ -165,10 +177,10 @@ def report(
                 dtype=table.config.data_type.value.lower(),
                 weight_bytes_on_rank=weights,
                 state_bytes_on_rank=states,
-                sent_on_rank=sent_bytes(table, held, usage or {}, (exchanged or Exchanged()).bytes),
+                sent_on_rank=sent,
             )
         )
-    return PlanReport(world_size, device.type, lines)
+    return PlanReport(world_size, device.type, lines, replica_groups)
 
 
 def _optimizer_text(table: Table) -> str:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from torchrec.distributed.types import (
     ModuleSharder,
     ModuleShardingPlan,
     ShardingEnv,
-    ShardingPlan,
     ShardingType,
 )
 from torchrec.modules.utils import reset_module_states_post_sharding
 
+from lightning_mvrec.strategies.adagrad_rows import speed_up_adagrad
 from lightning_mvrec.strategies.assign import assign_tables
 from lightning_mvrec.strategies.constraints import Planner, Usage, apply_dtypes, check_constraints
 from lightning_mvrec.strategies.held import HeldKernel
@@ -29,7 +30,9 @@ from lightning_mvrec.strategies.initialise import common_seed, draw_table, keep_
 from lightning_mvrec.strategies.joined import kernels
 from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.optimizers import TableOptimizer
+from lightning_mvrec.strategies.pages import take_large_pages
 from lightning_mvrec.strategies.planning import COLUMN_SHARDING, ROW_SHARDING, make_plan, sharders
+from lightning_mvrec.strategies.replicas import Replicas, make_replicas
 from lightning_mvrec.strategies.report import PlanReport, report
 from lightning_mvrec.strategies.sequences import speed_up
 from lightning_mvrec.strategies.tables import SHARDED_COLLECTIONS, Table, find_collections, materialise, shards, weights
@@ -47,6 +50,7 @@ class ShardedTables:
         device: This rank's device.
         ignored: Names of the parameters and buffers that are not DDP's business.
         settings: What they were sharded with.
+        replicas: Which ranks hold the same rows.
         held: This rank's fused kernels, whose updates can wait.
         watched: Parameters that must stay frozen or trained, as they were.
         announced: Whether the plan was printed.
@@ -59,6 +63,7 @@ class ShardedTables:
     device: torch.device
     ignored: list[str]
     settings: tuple[object, ...]
+    replicas: Replicas
     held: list[HeldKernel] = field(default_factory=list)
     watched: list[tuple[nn.Parameter, Table]] = field(default_factory=list)
     announced: bool = False
@@ -74,13 +79,11 @@ class ShardedTables:
 
     def weight(self, table: Table) -> Tensor:
         """Return a table's weight as the state dict has it: a ShardedTensor if it is sharded."""
-        module = self.modules[table.path]
-        key = table.key.removeprefix(f"{table.path}.")
-        return module.state_dict()[key] if not table.replicated else module.get_parameter(key)
+        return self.parameter(table) if table.replicated else self.modules[table.path].state_dict()[table.local_key]
 
     def parameter(self, table: Table) -> nn.Parameter:
         """Return the parameter that stands for a table in the module, in whatever part this rank has."""
-        return self.modules[table.path].get_parameter(table.key.removeprefix(f"{table.path}."))
+        return self.modules[table.path].get_parameter(table.local_key)
 
     def trained_weights(self) -> list[Tensor]:
         """Return the parameters that no dense optimizer may hold."""
@@ -103,7 +106,8 @@ class ShardedTables:
         parts = shards(self.weight(table))
         if not parts:
             return 0, torch.empty(0, table.config.embedding_dim)
-        return parts[0].first_row, parts[0].tensor.detach()
+        first, end = self.replicas.mine(len(parts[0].tensor))
+        return parts[0].first_row + first, parts[0].tensor.detach()[first:end]
 
     @contextmanager
     def training_step(self, hold: bool = False, manual: bool = False) -> Iterator[None]:
@@ -116,7 +120,10 @@ class ShardedTables:
         for weight, table in self.watched:
             if weight.requires_grad == table.frozen:
                 raise RuntimeError(
-                    _THAWED.format(table.name, *(("frozen", "True") if table.frozen else ("trained", "False")))
+                    f"table {table.name!r} was {'frozen' if table.frozen else 'trained'} when it was sharded, and "
+                    f"requires_grad={weight.requires_grad} since then does not reach its kernel. Decide before "
+                    "Trainer.fit; to begin or stop in the middle of a run give the table a learning-rate schedule that "
+                    "is 0 there: a group of its own in configure_optimizers"
                 )
         for guard in self.guards.values():
             guard.start_step()
@@ -163,18 +170,21 @@ def shard_tables(
     check: Callable[[list[str]], None] = lambda names: None,
     planner: Planner | None = None,
     usage: Callable[[], Mapping[str, Usage]] = dict,
+    replica_groups: int = 1,
+    timeout: timedelta | None = None,
 ) -> ShardedTables:
     """Shard every collection of ``module`` that is not to be replicated. A second call returns the first one's result.
 
     ``check`` is called with the names of the tables to be sharded, before anything is changed; it raises to refuse.
-    ``usage`` is called where there is something to plan, and says how often features are looked up.
+    ``usage`` is called where there is something to plan, and says how often features are looked up. ``timeout`` is that
+    of the process groups which ``replica_groups`` above 1 need.
 
     Raises:
-        ValueError: If the module was sharded with other settings, and for all that :mod:`assign` and :mod:`planning`
-            refuse.
+        ValueError: If the module was sharded with other settings, and for all that :mod:`assign`, :mod:`planning` and
+            :mod:`replicas` refuse.
     """
     sharding, planner = sharding or {}, planner or Planner()
-    settings = (table_optimizer, sharding, replicate, replicate_below, planner)
+    settings = (table_optimizer, sharding, replicate, replicate_below, planner, replica_groups)
     if (known := _known.get(module)) is not None:
         _refuse_other_settings(known, settings)
         check([table.name for table in known.sharded])
@@ -187,9 +197,17 @@ def shard_tables(
     used = usage() if dist.get_world_size() > 1 else {}
     plain = {table.path for table in tables if table.replicated}
     to_shard = {path: collection for path, collection in collections.items() if path not in plain}
+    if replica_groups > 1 and tables and not to_shard:
+        raise ValueError(f"replica_groups={replica_groups} is about sharded tables, and all tables are replicated")
+    replicas = make_replicas(replica_groups, timeout)
     with _noted_optimizers(tables, collections):
-        plan = make_plan(to_shard, tables, sharding, device, ranks_per_node, planner, used)
-        modules = _shard_collections(module, collections, to_shard, plan, device, sharders(planner, not check_ids))
+        plan = make_plan(to_shard, tables, sharding, device, ranks_per_node, planner, used, replica_groups)
+        placed = {
+            path: replicas.place(_uncut(plan.plan[path], replicas.size), device, ranks_per_node) for path in to_shard
+        }
+        modules = _shard_collections(
+            module, collections, placed, replicas.env(), device, sharders(planner, not check_ids)
+        )
     seed = common_seed(device)
     for path, collection in collections.items():
         mine = [table for table in tables if table.path == path]
@@ -202,13 +220,20 @@ def shard_tables(
     ]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
     made = ShardedTables(
-        tables, modules, {}, report(tables, plan, device, used, planner.exchanged), device, ignored, settings
+        tables,
+        modules,
+        {},
+        report(tables, plan, device, used, planner.exchanged, replica_groups),
+        device,
+        ignored,
+        settings,
+        replicas,
     )
     for path in collections:
         mine = [table for table in tables if table.path == path]
         kinds = {line.sharding for line in made.report.tables if line.collection == path}
         bags = hasattr(mine[0].config, "pooling")
-        pad = bags and any(kind in ROW_SHARDING for kind in kinds)
+        pad = bags and replicas.size > 1 and any(kind in ROW_SHARDING for kind in kinds)
         order = list(collections[path]._embedding_names) if bags else None  # type: ignore[arg-type]
         made.guards[path] = LookupGuard(path, mine, pad, once=path in to_shard, order=order, check_ids=check_ids)
         made.guards[path].attach(modules[path])
@@ -216,7 +241,7 @@ def shard_tables(
             frozen = {table.name for table in mine if table.frozen}
             for kernel in kernels(modules[path]):
                 names = {config.name for config in kernel._config.embedding_tables}
-                made.held.append(HeldKernel(path, kernel._emb_module, trained=not names & frozen))
+                made.held.append(HeldKernel(path, kernel._emb_module, not names & frozen, replica_groups > 1))
     for table in tables:
         if table.optimizer is not None:
             if table.frozen and not table.replicated:
@@ -226,13 +251,6 @@ def shard_tables(
             made.watched.append((made.parameter(table), table))
     _known[module] = made
     return made
-
-
-_THAWED = (
-    "table {!r} was {} when it was sharded, and requires_grad={} since then does not reach its kernel. Decide before "
-    "Trainer.fit; to begin or stop in the middle of a run give the table a learning-rate schedule that is 0 there: a "
-    "group of its own in configure_optimizers"
-)
 
 
 @contextmanager
@@ -259,30 +277,34 @@ def _noted_optimizers(tables: Sequence[Table], collections: Mapping[str, nn.Modu
 def _shard_collections(
     module: nn.Module,
     collections: Mapping[str, nn.Module],
-    to_shard: Mapping[str, nn.Module],
-    plan: ShardingPlan,
+    plans: Mapping[str, ModuleShardingPlan],
+    env: ShardingEnv,
     device: torch.device,
     kinds: Sequence[ModuleSharder[Any]],
 ) -> dict[str, nn.Module]:
     modules = dict(collections)
-    env = ShardingEnv.from_process_group(dist.group.WORLD)
     sharder_of = {sharder.module_type: sharder for sharder in kinds}
-    for path, collection in to_shard.items():
+    for path, plan in plans.items():
+        collection = collections[path]
         with torch.random.fork_rng(devices=[]):  # TorchRec draws first values, as many as this rank has rows
-            modules[path] = sharder_of[type(collection)].shard(collection, _uncut(plan.plan[path]), env, device, path)
+            modules[path] = sharder_of[type(collection)].shard(collection, plan, env, device, path)
         if device.type == "cpu":
             speed_up(modules[path])
+            for kernel in kernels(modules[path]):
+                speed_up_adagrad(kernel._emb_module)
+                for tensor in (*kernel._emb_module.parameters(), *kernel._emb_module.buffers()):
+                    take_large_pages(tensor.detach())
         parent, _, name = path.rpartition(".")
         module.get_submodule(parent).register_module(name, modules[path])
     return modules
 
 
-def _uncut(plan: ModuleShardingPlan) -> ModuleShardingPlan:
+def _uncut(plan: ModuleShardingPlan, ranks: int) -> ModuleShardingPlan:
     """Return the plan of a collection; on one rank, table-wise where it is row-wise.
 
     The rows and their state are the same, but then TorchRec does not ask of each id which rank has it.
     """
-    if dist.get_world_size() > 1:
+    if ranks > 1:
         return plan
     assert isinstance(plan, EmbeddingModuleShardingPlan)
     whole = ShardingType.TABLE_WISE.value
@@ -298,7 +320,7 @@ def _first_values(tables: list[Table], old: nn.Module, new: nn.Module, seed: int
     if isinstance(new, SHARDED_COLLECTIONS):
         state = new.state_dict()
         for table in tables:
-            target = state[table.key.removeprefix(f"{table.path}.")]
+            target = state[table.local_key]
             weight = weights(old)[table.name].weight
             if weight.is_meta:
                 draw_table(target, table.config, seed)
@@ -323,6 +345,6 @@ def _refuse_other_settings(known: ShardedTables, settings: tuple[object, ...]) -
     if known.settings != settings:
         raise ValueError(
             "this module's tables are sharded already, with (table_optimizer, sharding, replicate, replicate_below, "
-            f"planner) = {known.settings}; a strategy with {settings} cannot take it over. Make a new module, or take "
-            "plain_module(trainer) and train that"
+            f"planner, replica_groups) = {known.settings}; a strategy with {settings} cannot take it over. Make a new "
+            "module, or take plain_module(trainer) and train that"
         )

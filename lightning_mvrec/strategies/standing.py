@@ -134,6 +134,11 @@ class Observer:
         self._seen: tuple[int, Mapping[str, int]] = (-1, {})
         self._still = 0.0
 
+    @property
+    def saving(self) -> bool:
+        """Whether this rank is writing a checkpoint."""
+        return self._beat.saving
+
     def look(self, elapsed: float) -> Standing:
         """Return the standing now, ``elapsed`` seconds after the last look."""
         beat = self._beat

@@ -44,9 +44,14 @@ class Table:
         return self.config.name
 
     @property
+    def local_key(self) -> str:
+        """Name of its weight in its collection's state dict."""
+        return f"{'embedding_bags' if hasattr(self.config, 'pooling') else 'embeddings'}.{self.name}.weight"
+
+    @property
     def key(self) -> str:
         """Name of its weight in the module's state dict."""
-        return f"{self.path}.{'embedding_bags' if hasattr(self.config, 'pooling') else 'embeddings'}.{self.name}.weight"
+        return f"{self.path}.{self.local_key}"
 
 
 @dataclass

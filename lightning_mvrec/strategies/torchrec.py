@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostL
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lightning_mvrec.strategies import checkpoint as files
 from lightning_mvrec.strategies.checkpoint_async import Saves
-from lightning_mvrec.strategies.checkpoint_restore import naming, restore
 from lightning_mvrec.strategies.clipping import clip_tables
 from lightning_mvrec.strategies.constraints import Planner, measured_usage
 from lightning_mvrec.strategies.evaluated import EvaluatedStrategy
@@ -37,12 +34,12 @@ from lightning_mvrec.strategies.noise import quiet
 from lightning_mvrec.strategies.optimizers import TableOptimizer
 from lightning_mvrec.strategies.overlapped import OverlappedStrategy
 from lightning_mvrec.strategies.report import PlanReport
-from lightning_mvrec.strategies.sharding import ShardedTables, shard_tables
+from lightning_mvrec.strategies.saved import SavedStrategy
+from lightning_mvrec.strategies.sharding import shard_tables
 from lightning_mvrec.strategies.summary import count_whole_tables
-from lightning_mvrec.strategies.watched import WatchedStrategy
 
 
-class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
+class TorchRecStrategy(OverlappedStrategy, SavedStrategy, EvaluatedStrategy):
     """Shard every TorchRec collection of a LightningModule and train the rest with DDP.
 
     Args:
@@ -53,13 +50,16 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
         planner: Further wishes by table (kernel, type of weights, cache), and how much memory there is.
         replicate: Collections (their paths in the module) or tables to keep whole on every rank, or ``"all"``.
         replicate_below: A collection is kept whole if every table of it has fewer rows than this.
+        replica_groups: Number of groups of ranks (2D parallelism), above 0. Sharded tables lie over the ranks of a
+            group, each group holds all of them, and ids and vectors stay in it. Before an optimizer step the gradients
+            of rows are exchanged between groups, so that it is that of one group; see ``update_in_step``.
         schedule_tables: Whether a learning-rate schedule of the dense optimizer scales the tables' rates as well.
         check_ids: Whether to raise for ids outside a table: one pass over the ids of each lookup.
         check_loss: Whether all ranks stop, before its backward pass, when the loss of one is NaN or infinite. It costs
-            an exchange of one number a step, on CUDA a wait for the device.
+            an exchange of two numbers a step, on CUDA a wait for the device.
         update_in_step: Whether sharded tables are updated in the optimizer step, not in the backward pass: a table may
             then be looked up several times in a step, and manual optimization may accumulate batches and clip.
-            ``accumulate_grad_batches`` above 1 and ``gradient_clip_val`` do it by themselves.
+            ``accumulate_grad_batches`` and ``replica_groups`` above 1 and ``gradient_clip_val`` do it by themselves.
         clip_dense_only: Whether ``gradient_clip_val`` leaves the sharded tables out.
         convert_table_state: Whether a checkpoint's optimizer state of a table may be one value a row (RowWiseAdagrad)
             where this run keeps one a weight (Adagrad), or the other way round: copied out or averaged in. Inexact.
@@ -93,6 +93,7 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
         planner: Planner | None = None,
         replicate: str | Sequence[str] = (),
         replicate_below: int = 0,
+        replica_groups: int = 1,
         schedule_tables: bool = True,
         check_ids: bool = True,
         check_loss: bool = True,
@@ -132,6 +133,9 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
         self._planner = planner
         self._replicate = replicate
         self._replicate_below = replicate_below
+        if replica_groups < 1:
+            raise ValueError(f"replica_groups must be above 0, got {replica_groups}")
+        self._replica_groups = replica_groups
         self._schedule_tables = schedule_tables
         self._check_ids = check_ids
         self._check_loss = check_loss
@@ -142,9 +146,6 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
             raise ValueError(f'look_ahead must be True, False or "auto", got {look_ahead!r}')
         self._look_ahead = look_ahead
         self._saves = Saves(async_save, timeout)
-        self._tables: ShardedTables | None = None
-        self._random: list[Any] | None = None
-        self._resumed_from: str | Path | None = None
 
     @property
     def plan_report(self) -> PlanReport | None:
@@ -217,6 +218,8 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
             planner=self._planner,
             usage=lambda: measured_usage(trainer),
             check=lambda names: check_trainer(trainer, names),
+            replica_groups=self._replica_groups,
+            timeout=self._timeout,
         )
         if self._tables.announced:
             return
@@ -229,7 +232,8 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
             return
         rank_zero_info(str(self._tables.report))
         folder = trainer.log_dir or trainer.default_root_dir  # asks all ranks
-        if self.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        kept = trainer.loggers or trainer.checkpoint_callbacks  # where nothing else is, neither is the plan
+        if self.is_global_zero and kept and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._tables.report.save(Path(folder) / "plan.json")
 
     def _count_lookups(self) -> Mapping[str, int]:
@@ -270,6 +274,7 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
             self._tables.held,
             sharded=[table.name for table in self._tables.sharded if not table.frozen],
             clip_dense_only=self._clip_dense_only,
+            replicas=self._tables.replicas,
         )
         for guard in self._tables.guards.values():
             guard.prepare = joined.push
@@ -309,66 +314,6 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
         self.accelerator.teardown()
         self.checkpoint_io.teardown()
 
-    @property
-    def restore_checkpoint_after_setup(self) -> bool:
-        """Weights are read into the shards, so these come first."""
-        return True
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint directory."""
-        if storage_options is not None:
-            raise ValueError(f"save_checkpoint: storage_options must be None, got {storage_options!r}")
-        state = self._joined.table_state() if "optimizer_states" in checkpoint and self._joined else {}
-        plan = asdict(self._tables.report) if self._tables else None
-        with self._saving():
-            self._saves.write(filepath, checkpoint, state, plan)
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint directory into the module's shards, and for a fit into the tables' optimizers."""
-        module = self.lightning_module
-        assert module is not None
-        self._saves.wait()
-        self._random = None
-        self._resumed_from = checkpoint_path
-        if not files.is_checkpoint(checkpoint_path) and not Path(checkpoint_path).is_dir():
-            with naming(checkpoint_path):
-                return super().load_checkpoint(checkpoint_path, weights_only=weights_only)
-        checkpoint, self._random = restore(checkpoint_path, module, self._joined, self._convert_table_state)
-        return checkpoint
-
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load what was no directory; of one, the weights are in the module already."""
-        with naming(self._resumed_from):
-            super().load_model_state_dict(checkpoint, strict=strict)
-
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Load the optimizers' state and go on with the random numbers of this rank."""
-        with naming(self._resumed_from):
-            super().load_optimizer_state_dict(checkpoint)
-        if self._random is None:
-            return
-        if len(self._random) == dist.get_world_size():
-            files.set_random_state(self._random[dist.get_rank()])
-        else:
-            rank_zero_warn(
-                f"the checkpoint was written by {len(self._random)} ranks, this run has {dist.get_world_size()}: "
-                "random numbers (dropout, sampling) go on from this run's seed"
-            )
-
-    def remove_checkpoint(self, filepath: Any) -> None:
-        """Remove a checkpoint directory, not before the one that replaces it is whole."""
-        self._saves.remove(filepath)
-
-    def on_train_end(self) -> None:
-        """Wait for the last checkpoint."""
-        super().on_train_end()
-        self._saves.wait()
-
-    @property
-    def _joined(self) -> JoinedOptimizer | None:
-        first = self.optimizers[0] if self.optimizers else None
-        return first if isinstance(first, JoinedOptimizer) else None
-
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``training_step`` under the guards of the tables."""
         assert self._tables is not None
@@ -377,7 +322,7 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
         self._saves.check(self.root_device)
         trainer = module.trainer
         clips = bool(trainer.gradient_clip_val) and not self._clip_dense_only
-        hold = self._update_in_step or trainer.accumulate_grad_batches > 1 or clips
+        hold = self._update_in_step or trainer.accumulate_grad_batches > 1 or clips or self._replica_groups > 1
         if self._joined is not None:
             self._joined.holding = hold
         with self._tables.training_step(hold, manual=not module.automatic_optimization):
@@ -388,7 +333,7 @@ class TorchRecStrategy(OverlappedStrategy, WatchedStrategy, EvaluatedStrategy):
         module = self.lightning_module
         assert module is not None
         if self._check_loss:
-            check_loss(closure_loss, module.trainer, self.root_device)
+            self._note_stop(check_loss(closure_loss, module.trainer, self.root_device, self._stop_notice()))
         super().pre_backward(closure_loss)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:

@@ -89,7 +89,6 @@ class Watch:
         self.fault: Fault | None = None
         #: The rank that was asked to stop by SIGTERM.
         self.stop_asked_of: int | None = None
-        self.saving = False
         self._rank, self._size, self._limits, self._run_of = rank, size, limits, surroundings
         self._me = Identity.mine()
         self._identities: dict[int, Identity] = {}
@@ -128,6 +127,11 @@ class Watch:
             line.send(hello=self._rank, token=self._token, identity=asdict(self._me))
         self._thread.start()
         return True
+
+    @property
+    def stop_notice(self) -> int:
+        """The rank that was asked to stop, plus 1, as ranks tell it to each other; 0: none that is known."""
+        return 0 if self.stop_asked_of is None else self.stop_asked_of + 1
 
     def ask_to_stop(self) -> None:
         """Tell all ranks that this one has received SIGTERM; may be called in a signal handler."""
@@ -203,7 +207,7 @@ class Watch:
                 self._adopt(self._reports.get())
                 self._told.set()
             now = time.monotonic()
-            if now - last >= 0.9 * self._limits.interval or self._leaving:
+            if now - last >= 0.9 * self._limits.interval:
                 # A process that was stopped, with all the others perhaps, has not stood still in that time.
                 self._tick(now, min(now - last, 2 * self._limits.interval), late=now - last > 5.0)
                 last = now
@@ -302,7 +306,7 @@ class Watch:
                 say(self._rank, f"rank {self.fault.rank} did not end by itself and was killed")
         if self._deadline and now > self._deadline:
             end_process(1, self._run_of.finalize)
-        if self._stop_deadline and now > self._stop_deadline and not self.saving:
+        if self._stop_deadline and now > self._stop_deadline and not self._run_of.observer.saving:
             say(self._rank, f"rank {self.stop_asked_of} received SIGTERM, and its batch did not end in time")
             end_process(TERMINATED, self._run_of.finalize)
 

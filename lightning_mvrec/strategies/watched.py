@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.distributed import _init_dist_connection
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
@@ -50,6 +51,7 @@ class WatchedStrategy(DDPStrategy):
         self._beat = Beat()
         self._watch: Watch | None = None
         self._hooks: _Hooks | None = None
+        self._all_watch = False
         self._usual: dict[str, set[str]] = {}
 
     def _configure_launcher(self) -> None:
@@ -85,12 +87,15 @@ class WatchedStrategy(DDPStrategy):
         )
         assert self._timeout is not None
         watch = Watch(rank, size, Limits(self._failure_timeout, self._timeout.total_seconds()), surroundings)
-        if not watch.start():
+        started = watch.start()
+        all_watch = self.reduce_boolean_decision(started)
+        if not started:
             say(rank, "rank 0 cannot be reached beside the process group: if a rank fails, no message will name it")
             return
         self._watch = watch
         self._usual = {}
         self._hooks = _Hooks(trainer, watch, self._beat)
+        self._all_watch = all_watch
 
     def setup_distributed(self) -> None:
         """Join the process group; after a restart by torchrun under keys of its own.
@@ -105,11 +110,10 @@ class WatchedStrategy(DDPStrategy):
             assert place is not None
             assert self._timeout is not None
             store = dist.TCPStore(place.main_address, place.main_port, is_master=False, timeout=self._timeout)
-            dist.init_process_group(
-                self._process_group_backend or self._get_process_group_backend(),
+            _init_dist_connection(
+                place,
+                self._get_process_group_backend(),
                 store=dist.PrefixStore(f"attempt_{attempt}", store),
-                rank=place.global_rank(),
-                world_size=place.world_size(),
                 timeout=self._timeout,
                 device_id=self.root_device if self.root_device.type == "cuda" else None,
             )
@@ -154,18 +158,23 @@ class WatchedStrategy(DDPStrategy):
         """Say the way out under this strategy."""
         advise(exception)
 
+    def _stop_notice(self) -> int:
+        """Return what this rank has to tell the others of SIGTERM."""
+        return self._watch.stop_notice if self._watch else 0
+
+    def _note_stop(self, notice: int) -> None:
+        """Take the largest notice of all ranks, in the same step on each: no exchange before the next batch."""
+        if self._hooks and self._all_watch:
+            self._hooks.notice = notice
+
     @contextmanager
     def _saving(self) -> Iterator[None]:
         """Say that a checkpoint is being written, which may take long."""
         self._beat.saving = True
-        if self._watch:
-            self._watch.saving = True
         try:
             yield
         finally:
             self._beat.saving = False
-            if self._watch:
-                self._watch.saving = False
             self._beat.count += 1
 
     @contextmanager
@@ -183,6 +192,14 @@ class WatchedStrategy(DDPStrategy):
         if not usual <= made:
             self._beat.backward()
             watch.pause()
+
+    @contextmanager
+    def _evaluating(self, kind: str) -> Iterator[None]:
+        """Mark the beginning and the end of a batch of an evaluation."""
+        self._beat.step()
+        with self._looking(kind):
+            yield
+        self._beat.stepped()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``training_step`` between two marks."""
@@ -205,27 +222,18 @@ class WatchedStrategy(DDPStrategy):
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``validation_step`` between two marks."""
-        self._beat.step()
-        with self._looking("validation"):
-            output = super().validation_step(*args, **kwargs)
-        self._beat.stepped()
-        return output
+        with self._evaluating("validation"):
+            return super().validation_step(*args, **kwargs)
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``test_step`` between two marks."""
-        self._beat.step()
-        with self._looking("test"):
-            output = super().test_step(*args, **kwargs)
-        self._beat.stepped()
-        return output
+        with self._evaluating("test"):
+            return super().test_step(*args, **kwargs)
 
     def predict_step(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module's ``predict_step`` between two marks."""
-        self._beat.step()
-        with self._looking("predict"):
-            output = super().predict_step(*args, **kwargs)
-        self._beat.stepped()
-        return output
+        with self._evaluating("predict"):
+            return super().predict_step(*args, **kwargs)
 
 
 class _Hooks(pl.Callback):
@@ -235,6 +243,8 @@ class _Hooks(pl.Callback):
         self._trainer, self._watch, self._beat = trainer, watch, beat
         self._fitting = trainer.state.fn == TrainerFn.FITTING
         self._paused = False
+        #: What ranks have told each other in the last training step, if that was the last thing that happened.
+        self.notice: int | None = None
         # First: another callback may save on an exception, and wait for ranks that are not told yet.
         trainer.callbacks.insert(0, self)  # type: ignore[attr-defined]
         # Lightning's own handler starts a broadcast in the middle of whatever the rank is doing, and its agreement
@@ -252,11 +262,13 @@ class _Hooks(pl.Callback):
         self._watch.ask_to_stop()
 
     def _agree(self) -> None:
-        """Stop on all ranks before the same batch; this is the exchange that Lightning makes before each."""
-        asked = self._watch.stop_asked_of
-        told = torch.tensor([0 if asked is None else asked + 1], device=self._trainer.strategy.root_device)
-        dist.broadcast(told, src=0)
-        if rank := int(told):
+        """Stop on all ranks before the same batch, which Lightning asks before each, by an exchange of its own."""
+        rank, self.notice = self.notice, None
+        if rank is None:
+            told = torch.tensor([self._watch.stop_notice], device=self._trainer.strategy.root_device)
+            dist.broadcast(told, src=0)
+            rank = int(told)
+        if rank:
             self._watch.stopping()
             where = f"batch {self._trainer.fit_loop.epoch_loop.batch_idx + 1} of epoch {self._trainer.current_epoch}"
             say(dist.get_rank(), f"stopped before {where}, since rank {rank - 1} received SIGTERM")
@@ -264,6 +276,7 @@ class _Hooks(pl.Callback):
             raise SIGTERMException(TERMINATED)  # with Lightning's own status, 0, torchrun would take it for success
 
     def _begin_epoch(self) -> None:
+        self.notice = None  # as old as what was done before this epoch or in the middle of it
         loop = self._trainer.fit_loop.epoch_loop
         self._beat.begin(f"epoch {self._trainer.current_epoch}", True, loop.batch_progress.current.ready)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import lightning.pytorch as pl
 import torch.distributed as dist
@@ -47,12 +48,12 @@ def lightning(workload: Workload, kind: str) -> Callable[[Rounds], None]:
     return train
 
 
-def ours(workload: Workload, kind: str) -> Callable[[Rounds], None]:
-    """The plain module under TorchRecStrategy, with its default settings."""
+def ours(workload: Workload, kind: str, **settings: Any) -> Callable[[Rounds], None]:
+    """The plain module under TorchRecStrategy, with its default settings and those given."""
 
     def train(rounds: Rounds) -> None:
         _feed(rounds, workload, LAYOUTS[kind])
-        strategy = TorchRecStrategy(Adagrad(lr=LR, eps=EPS), sharding="row_wise")
+        strategy = TorchRecStrategy(Adagrad(lr=LR, eps=EPS), sharding="row_wise", **settings)
         _fit(TorchRecModel(workload, kind), rounds, strategy)
 
     return train

@@ -42,18 +42,18 @@ class Model(pl.LightningModule):
         super().__init__()
         self.workload = workload
         torch.manual_seed(0)
-        self.step_T = nn.Parameter(torch.ones(workload.longest, 1)) if workload.lookups == "sequence" else None
+        self.step_T1 = nn.Parameter(torch.ones(workload.longest, 1)) if workload.lookups == "sequence" else None
         self.tower = nn.Sequential(nn.Linear(workload.dim, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def look_up(self, batch: dict[str, Any]) -> Tensor:
         """Return ``(E, D)``, a vector for each event, or ``(B, D)``, their mean for each user."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define look_up(batch)")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss."""
         found = self.look_up(batch)
         if found.shape[0] != len(batch["label"]):
-            found = mean_BD(found, batch["length"], self.workload, self.step_T)
+            found = mean_BD(found, batch["length"], self.workload, self.step_T1)
         score_B = self.tower(found).squeeze(1)
         loss = nn.functional.binary_cross_entropy_with_logits(score_B, batch["label"])
         self.report(loss, len(score_B))
@@ -169,8 +169,8 @@ class HandShardedModel(TorchRecModel):
             most = torch.tensor(bags)
             dist.all_reduce(most, dist.ReduceOp.MAX)
             lengths = nn.functional.pad(ids.lengths(), (0, int(most) - bags))
-            batch = {**batch, "ids": KeyedJaggedTensor([FEATURE], ids.values(), lengths=lengths, stride=int(most))}
-            output = self.collection(batch["ids"]).wait()
+            padded = KeyedJaggedTensor([FEATURE], ids.values(), lengths=lengths, stride=int(most))
+            output = self.collection(padded).wait()
             return self.vectors({FEATURE: output[FEATURE][:bags]}, batch)
         return self.vectors(self.collection(ids).wait(), batch)
 

@@ -41,8 +41,13 @@ def main() -> None:
     names = list(sections(QUICK))
     parser.add_argument("--sections", nargs="+", default=names, choices=names, metavar="SECTION", help=f"of {names}")
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=20, help="rounds that count; more, and medians are steadier")
-    parser.add_argument("--steps", type=int, default=5, help="steps in a round")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds that count; more, and medians are steadier")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=20,
+        help="steps in a round; the first one finds the caches full of another variant's",
+    )
     parser.add_argument("--quick", action="store_true", help="small tables, two rounds of two steps")
     options = parser.parse_args()
     scale, rounds, steps = (QUICK, 2, 2) if options.quick else (Scale(), options.rounds, options.steps)

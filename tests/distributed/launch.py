@@ -4,6 +4,7 @@ A spawned process pays some ten seconds for its imports; a forked one pays none.
 """
 
 import faulthandler
+import gc
 import os
 import pickle
 import shutil
@@ -101,6 +102,7 @@ def _fork(children: dict[int, int], function: Any, args: Any, world_size: int, f
     for rank in range(world_size):
         pid = os.fork()
         if pid == 0:
+            gc.freeze()  # what lies there to be collected may hold threads, which only the parent has
             _child(function, args, rank, world_size, folder, timeout)
         children[pid] = rank
 

@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from lightning_mvrec.strategies import RowWiseAdagrad, TorchRecStrategy
+from lightning_mvrec.strategies.standing import Observer
+from lightning_mvrec.strategies.watch import Limits
 from tests.distributed.launch import end_ranks, run_ranks
 from tests.strategies.stranger import InConfigureModel, InInit, batches, loader, trainer
 
@@ -86,6 +88,7 @@ def test_a_killed_rank_is_named_by_the_others(bad, ahead):
     assert ends[bad].status == -signal.SIGKILL
     assert ends[1 - bad].status == 1
     assert lines(ends[1 - bad], 1 - bad)[0].startswith(f"rank {bad} is gone: its process was killed")
+    assert "gloo" not in ends[1 - bad].log
 
 
 def test_a_killed_rank_is_noticed_while_workers_of_its_loader_live_on():
@@ -210,6 +213,25 @@ def test_a_rank_that_stops_alone_stays_to_be_named():
         assert lines(end, rank)[0].startswith("rank 1 has no more batches, rank 0 waits in epoch 0, batch ")
 
 
+class Lingers(InInit):
+    """Rank 2 ends its training later than the others."""
+
+    def on_train_end(self):
+        if dist.get_rank() == 2:
+            time.sleep(2.0)
+
+
+def test_ranks_that_wait_for_the_last_to_leave_look_no_more_often_than_before(monkeypatch):
+    def run():
+        looks, look = [], Observer.look
+        monkeypatch.setattr(Observer, "look", lambda *args: looks.append(1) or look(*args))
+        start = time.monotonic()
+        trainer(strategy()).fit(Lingers(), loader(3))
+        return len(looks) / (time.monotonic() - start)
+
+    assert max(run_ranks(run, 3)) <= 1 / (0.9 * Limits(LIMIT, LIMIT).interval)
+
+
 class Keeps(InConfigureModel):
     """Writes its losses down as it goes; calls ``fault`` in step ``when``."""
 
@@ -226,11 +248,11 @@ class Keeps(InConfigureModel):
         return loss
 
 
-def kept_fit(folder, fault=None, bad=1, ahead=False, **settings):
+def kept_fit(folder, fault=None, bad=1, ahead=False, check_loss=True, **settings):
     """Three epochs of six batches with a checkpoint after every epoch; goes on with the last one if there is one."""
     pl.seed_everything(3, verbose=False)
     keep = ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=1, **settings)
-    plan = strategy(look_ahead=ahead)
+    plan = strategy(look_ahead=ahead, check_loss=check_loss)
     runner = trainer(plan, str(folder), max_epochs=3, enable_checkpointing=True, callbacks=[keep])
     runner.fit(Keeps(folder, fault, bad), loader(), ckpt_path="last")
 
@@ -262,14 +284,15 @@ def get_sigterm():
     time.sleep(0.2)
 
 
+@pytest.mark.parametrize("check_loss", [True, False])
 @BAD_AND_AHEAD
-def test_sigterm_to_one_rank_stops_all_before_the_same_batch_and_they_save(tmp_path, bad, ahead):
+def test_sigterm_to_one_rank_stops_all_before_the_same_batch_and_they_save(tmp_path, bad, ahead, check_loss):
     def slow(self, *args):
         time.sleep(0.1)  # so that the news arrives before the end
 
     def run(fault=None):
         InConfigureModel.on_train_batch_end = slow if fault else pl.LightningModule.on_train_batch_end
-        kept_fit(tmp_path, fault, bad, ahead, save_on_exception=True, every_n_epochs=10)
+        kept_fit(tmp_path, fault, bad, ahead, check_loss, save_on_exception=True, every_n_epochs=10)
 
     ends = end_ranks(run, 2, get_sigterm)
     stopped = []
@@ -283,6 +306,38 @@ def test_sigterm_to_one_rank_stops_all_before_the_same_batch_and_they_save(tmp_p
     assert 8 <= made < 17
     assert made == max(losses(tmp_path, 1))
     assert (tmp_path / "last.ckpt").is_dir()
+
+
+@pytest.mark.parametrize(("check_loss", "times"), [(True, 2), (False, 6)])
+def test_ranks_ask_for_signals_with_what_they_say_of_the_loss(check_loss, times):
+    """By an exchange of its own only in the first batch of an epoch and after a validation."""
+
+    def run():
+        asked, broadcast = [], dist.broadcast
+
+        class Counted(InInit):
+            def on_train_start(self):
+                dist.broadcast = lambda *args, **kwargs: asked.append(1) or broadcast(*args, **kwargs)
+
+            def on_train_end(self):
+                dist.broadcast = broadcast
+
+        trainer(strategy(check_loss=check_loss), val_check_interval=3).fit(Counted(), loader(6), loader(1))
+        return len(asked)
+
+    assert run_ranks(run, 2) == [times, times]
+
+
+def test_ranks_ask_by_an_exchange_of_its_own_where_one_of_them_is_not_watched(monkeypatch):
+    """That one leaves it to Lightning, which asks before every batch."""
+    monkeypatch.setattr("lightning_mvrec.strategies.watch.connect", lambda *args, **kwargs: None)
+
+    def run():
+        module = InInit()
+        trainer(strategy()).fit(module, loader(4))
+        return len(module.losses)
+
+    assert run_ranks(run, 2) == [4, 4]
 
 
 class Slow(InInit):

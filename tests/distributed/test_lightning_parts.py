@@ -1,7 +1,10 @@
 """Lightning's callbacks and loggers run as they are, on two processes."""
 
+import contextlib
 import csv
+import io
 import os
+import re
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ModelSummary,
     RichProgressBar,
+    TQDMProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -103,6 +107,35 @@ def test_csv_has_the_learning_rates_of_the_dense_part_and_the_tables(run):
     assert any(name.startswith("lr-JoinedOptimizer/tables/item+user") for name in lines[0])
 
 
+@pytest.mark.parametrize("bar", [RichProgressBar, TQDMProgressBar])
+def test_a_progress_bar_counts_the_batches_of_each_loop_once(bar, monkeypatch):
+    """With what the module logs for it, and on rank 0 only."""
+    if bar is RichProgressBar:
+        pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "160")
+
+    class Shown(Scored):
+        def validation_step(self, batch, batch_idx):
+            self.log("score", 2.5, prog_bar=True, batch_size=1, sync_dist=True)
+
+    def look():
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            runner = trainer(strategy(), max_epochs=2, enable_progress_bar=True, callbacks=[bar()])
+            module = Shown()
+            runner.fit(module, loader(3), loader(2))
+            runner.validate(module, loader(2))
+        last = [line.split("\r")[-1] for line in text.getvalue().splitlines()]
+        return [line for line in last if "it/s" in line]
+
+    shown, other = run_ranks(look, 2)
+    assert other == []
+    epoch, whole = [next(line for line in reversed(shown) if word in line) for word in ("Epoch 1", "Validation")]
+    assert "3/3" in epoch
+    assert re.search(r"score[:=] ?2\.50*", epoch)
+    assert "2/2" in whole
+
+
 def test_tensorboard_has_its_events(run):
     assert list((run[0] / "tensorboard").rglob("events.out.tfevents.*"))
 
@@ -122,6 +155,7 @@ def test_the_summary_counts_whole_tables(sharding):
     assert run_ranks(look, 2) == [(TABLES, TOWER, TABLES + TOWER, TABLES + TOWER)] * 2
 
 
+@pytest.mark.slow  # its group of packages has wandb
 def test_an_offline_wandb_run_has_the_metrics_once(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb, which is optional")
     from lightning.pytorch.loggers import WandbLogger
@@ -150,6 +184,6 @@ def test_an_offline_wandb_run_has_the_metrics_once(tmp_path, monkeypatch):
     summary, other = run_ranks(log, 2)
     assert other is None
     assert (summary["score"], summary["epoch"]) == (1.0, 1)
-    assert "lr-JoinedOptimizer/tables/0" in " ".join(summary)
+    assert summary["lr-JoinedOptimizer/tables/item+user"] == 0.05
     assert [len(list(path.glob("*.wandb"))) for path in (tmp_path / "wandb").glob("offline-run-*")] == [1]
     assert (tmp_path / "kept" / "last.ckpt").is_symlink()

@@ -137,3 +137,19 @@ def mean_over_ranks(losses: list[float]) -> list[float]:
     total = torch.tensor(losses, dtype=torch.float64)
     dist.all_reduce(total)
     return (total / dist.get_world_size()).tolist()
+
+
+class Together(torch.optim.Optimizer):
+    """Two optimizers as one."""
+
+    def __init__(self, first, second):
+        self.members = (first, second)
+        super().__init__(
+            [weight for one in self.members for group in one.param_groups for weight in group["params"]], {}
+        )
+
+    def step(self, closure=None):
+        loss = closure()
+        for member in self.members:
+            member.step()
+        return loss

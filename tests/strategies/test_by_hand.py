@@ -136,6 +136,9 @@ CASES = {
     "frozen": Case(Adagrad(lr=0.1), frozen=("mean", "event")),
     "frozen, clipped": Case(SGD(lr=0.5), frozen=("item", "user"), clip=("norm", 0.05)),
     "weight decay": Case(RowWiseAdagrad(lr=0.1, weight_decay=0.3), kind=Sequence),
+    "weight decay, limited": Case(
+        RowWiseAdagrad(lr=0.1, weight_decay=0.3), kind=Sequence, parts=2, clip=("value", 0.004)
+    ),
     "weight decay, accumulated and clipped": Case(
         RowWiseAdagrad(lr=0.1, weight_decay=0.3), kind=Sequence, parts=2, clip=("norm", 0.05), dense_factor=TOGETHER
     ),
@@ -152,7 +155,7 @@ def test_every_plan_on_one_and_two_ranks_trains_as_the_loop_by_hand(name):
     plans.append({"replicate": "all"})
     expected, alone = run_ranks(lambda: (by_hand(case), by_trainer(case, **plans[0])), 1)[0]
     together = run_ranks(lambda: [by_trainer(case, **plan) for plan in plans[1:]], 2)[0]
-    for plan, found in zip([plans[0], *plans[1:]], [alone, *together], strict=True):
+    for plan, found in zip(plans, [alone, *together], strict=True):
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             far = (found[key] - value).abs().max().item()

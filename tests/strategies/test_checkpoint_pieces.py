@@ -12,6 +12,7 @@ from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from lightning_mvrec.strategies import checkpoint, checkpoint_pieces
 from lightning_mvrec.strategies.checkpoint_pieces import blocks, read_into
+from lightning_mvrec.strategies.checkpoint_reshard import reshard
 from tests.distributed.launch import run_ranks
 
 #: A table of 61 MB.
@@ -67,6 +68,20 @@ def test_a_rectangle_outside_is_refused(low):
 def test_something_else_than_a_tensor_is_refused():
     with pytest.raises(ValueError, match="must be a tensor, got dict"):
         read_into(torch.zeros(2), saved({"a": 1}), [0])
+
+
+def test_a_piece_is_checked_once_however_many_parts_of_it_are_read(tmp_path, monkeypatch):
+    content = {"state_dict": {"w": torch.arange(12.0)}}
+    run_ranks(lambda: checkpoint.write(tmp_path / "one.ckpt", content, {"w/s": torch.ones(12)}), 1)
+    checked = []
+    check = checkpoint_pieces.check_bytes
+    monkeypatch.setattr(checkpoint_pieces, "check_bytes", lambda *args: checked.append(1) or check(*args))
+    reshard(tmp_path / "one.ckpt", tmp_path / "four.ckpt", files=4)
+    assert len(checked) == 2  # w and w/s
+    shard = tmp_path / "one.ckpt" / "__0_0.distcp"
+    shard.write_bytes(shard.read_bytes().replace(torch.ones(12).numpy().tobytes(), torch.zeros(12).numpy().tobytes()))
+    with pytest.raises(ValueError, match=r"__0_0.distcp is damaged"):
+        reshard(tmp_path / "one.ckpt", tmp_path / "again.ckpt", files=4)
 
 
 def table(plan, value):

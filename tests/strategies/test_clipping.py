@@ -16,7 +16,7 @@ from torchrec import (
 
 from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy, held, plain_module
 from tests.distributed.launch import RankError, run_ranks
-from tests.strategies.stranger import DIM, ITEMS, USERS, InInit, batches, loader, trainer
+from tests.strategies.stranger import DIM, ITEMS, USERS, InInit, Together, batches, loader, trainer
 from tests.strategies.test_held import in_parts
 
 LIMIT = 0.05
@@ -83,24 +83,8 @@ class WithAdagrad(Everything):
         dense = torch.optim.SGD(self.tower.parameters(), lr=0.1)
         if not isinstance(self.trainer.strategy, TorchRecStrategy):
             tables = [w for path in ("embeddings", "sequence", "small") for w in self.get_submodule(path).parameters()]
-            return [_Both(dense, torch.optim.Adagrad(tables, lr=0.1, eps=1e-8))]
+            return [Together(dense, torch.optim.Adagrad(tables, lr=0.1, eps=1e-8))]
         return dense
-
-
-class _Both(torch.optim.Optimizer):
-    """Two optimizers that are clipped as one."""
-
-    def __init__(self, first, second):
-        self.members = (first, second)
-        super().__init__(
-            [weight for member in self.members for group in member.param_groups for weight in group["params"]], {}
-        )
-
-    def step(self, closure=None):
-        loss = closure()
-        for member in self.members:
-            member.step()
-        return loss
 
 
 def weights_after(kind, strategy, data=loader, **settings):

@@ -98,7 +98,7 @@ def test_a_straggler_that_has_made_all_lookups_is_waited_for():
     assert found(replace(HERE, still=10.0), ahead) is None
 
 
-@pytest.mark.parametrize("change", [{"loop": 2}, {"phase": AT_END, "loop": 2}, {"left": True, "still": 0.0}])
+@pytest.mark.parametrize("change", [{"loop": 2}, {"phase": AT_END}, {"left": True, "still": 0.0}])
 def test_a_rank_without_more_batches_is_named(change):
     other = replace(HERE, rank=1, batch=3, lookups={"items": 3}, **{"still": 4.0, **change})
     fault = found(replace(HERE, still=4.0), other)

@@ -202,22 +202,42 @@ def test_a_validation_between_accumulated_batches_trains_nothing():
 def look_up(kernel, ids, weights, lengths):
     offsets = torch.nn.functional.pad(torch.tensor(lengths).cumsum(0), (1, 0))
     weights = None if weights is None else torch.tensor(weights)
-    return kernel(indices=torch.tensor(ids), offsets=offsets, per_sample_weights=weights)
+    return kernel(indices=torch.tensor(ids, dtype=torch.long), offsets=offsets, per_sample_weights=weights)
 
 
-@pytest.mark.parametrize("mode", ["SUM", "MEAN"])
-def test_lookups_of_several_sizes_keep_ids_weights_and_gradients_together(mode):
-    """Two features of two tables, looked up as two bags and then as one, against the sum written out by hand."""
+def held_kernel(mode, *widths, **settings):
+    """A kernel of tables of 5 rows that are 0, and what holds its updates."""
     kernel = SplitTableBatchedEmbeddingBagsCodegen(
-        [(5, 4, EmbeddingLocation.HOST, ComputeDevice.CPU), (5, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        [(5, width, EmbeddingLocation.HOST, ComputeDevice.CPU) for width in widths],
         optimizer=EmbOptimType.EXACT_SGD,
         learning_rate=1.0,
         pooling_mode=PoolingMode[mode],
     )
     for weight in kernel.split_embedding_weights():
         weight.zero_()
-    held = HeldKernel("here", kernel, trained=True)
+    held = HeldKernel("here", kernel, trained=True, **settings)
     held.hold = True
+    return kernel, held
+
+
+@pytest.mark.parametrize("mode", ["SUM", "NONE"])
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_step_whose_lookups_have_no_ids_changes_nothing(mode, limited):
+    kernel, held = held_kernel(mode, 4, 4)
+    for _ in range(2):
+        look_up(kernel, [], None, [0, 0]).sum().backward()
+    assert held.square_norm().item() == 0
+    if limited:
+        held.limit_gradients(0.1)
+    held.update(lambda: None)
+    assert len(held) == 0
+    assert not any(weight.any() for weight in kernel.split_embedding_weights())
+
+
+@pytest.mark.parametrize("mode", ["SUM", "MEAN"])
+def test_lookups_of_several_sizes_keep_ids_weights_and_gradients_together(mode):
+    """Two features of two tables, looked up as two bags and then as one, against the sum written out by hand."""
+    kernel, held = held_kernel(mode, 4, 8)
     weighted = mode == "SUM"  # a mean with weights is not offered by torch either
     first = look_up(kernel, [1, 2, 3, 4, 4], [1.0, 2.0, 3.0, 4.0, 5.0] if weighted else None, [2, 1, 0, 2])
     second = look_up(kernel, [1, 0], [10.0, 20.0] if weighted else None, [1, 1])

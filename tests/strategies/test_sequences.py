@@ -8,7 +8,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch.utils.data import DataLoader
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
-from lightning_mvrec.strategies import Adagrad, TorchRecStrategy, plain_module, sharding
+from lightning_mvrec.strategies import Adagrad, TorchRecStrategy, lookups, plain_module, sharding
 from lightning_mvrec.strategies.joined import kernels
 from tests.distributed.launch import run_ranks
 from tests.strategies.stranger import trainer
@@ -79,3 +79,41 @@ def test_on_one_rank_no_id_is_asked_for_its_rank(monkeypatch):
         return [table.sharding for table in runner.strategy.plan_report.tables]
 
     assert run_ranks(run, 1) == [["row_wise", "row_wise"]]
+
+
+class Alone(Sequences):
+    """One feature, whose vectors are all that a lookup gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.vectors = EmbeddingCollection([EmbeddingConfig(ROWS, DIM, "one", feature_names=["a"])])
+        self.steps = []
+
+    def training_step(self, ids, batch_idx):
+        jagged = self.vectors(ids)["a"]
+        self.steps.append((type(jagged.values().grad_fn).__name__, jagged.lengths().tolist(), jagged.values().shape))
+        return (jagged.values() * self.scale).square().mean()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("in_step", [False, True])
+def test_vectors_of_one_feature_are_given_as_they_came_and_not_cut(ranks, in_step):
+    def run(whole):
+        def fit():
+            module = Alone()
+            runner = trainer(TorchRecStrategy(Adagrad(lr=0.1), sharding="row_wise", update_in_step=in_step))
+            data = [KeyedJaggedTensor(["a"], torch.tensor([3, 1, 3]), lengths=torch.tensor([2, 0, 1]))] * 3
+            runner.fit(module, DataLoader(data, batch_size=None))
+            made, lengths, shape = module.steps[-1]
+            assert (lengths, shape) == ([2, 0, 1], (3, DIM))
+            return made, plain_module(runner).vectors.embeddings["one"].weight.detach()
+
+        if whole:
+            return fit()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lookups, "uncut", lambda output: output)
+            return fit()
+
+    (made, found), (cut, expected) = (run_ranks(run, ranks, whole)[0] for whole in (True, False))
+    assert ("Split" in made, "Split" in cut) == (False, True)
+    assert torch.equal(found, expected)

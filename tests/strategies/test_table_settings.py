@@ -10,7 +10,7 @@ from torchrec.optim import RowWiseAdagrad as TheirRowWiseAdagrad
 
 from lightning_mvrec.strategies import SGD, Adagrad, Adam, RowWiseAdagrad, TorchRecStrategy
 from tests.distributed.launch import run_ranks
-from tests.strategies.stranger import InInit, loader, trainer
+from tests.strategies.stranger import InInit, Together, loader, trainer
 from tests.strategies.test_clipping import Everything, assert_alike, weights_after
 from tests.strategies.test_guards import refusal
 from tests.strategies.test_held import Sequence
@@ -33,22 +33,6 @@ class Decaying(torch.optim.Optimizer):
                             sums[row] += gradient.square().mean().item()
                             step = gradient / (sums[row] ** 0.5 + 1e-8)
                             weight[row] -= group["lr"] * (step + self.decay * weight[row])
-
-
-class Together(torch.optim.Optimizer):
-    """Two optimizers as one."""
-
-    def __init__(self, first, second):
-        self.members = (first, second)
-        super().__init__(
-            [weight for one in self.members for group in one.param_groups for weight in group["params"]], {}
-        )
-
-    def step(self, closure=None):
-        loss = closure()
-        for member in self.members:
-            member.step()
-        return loss
 
 
 REFERENCES = {
