@@ -1,7 +1,7 @@
 """The one batch that every model reads: distinct items once, and positions into them.
 
 B users, K targets a user (right-padded), V views, M distinct items, E events of one view over all users, N negatives,
-W width of content vectors.
+L links, W width of content vectors.
 """
 
 from __future__ import annotations
@@ -32,6 +32,30 @@ class ViewBatch:
 
 
 @dataclass
+class LinkBatch:
+    """Links of co-visitation from the events of each target's history to their neighbours, in no order.
+
+    Links that the target's own user made are not among them.
+
+    Args:
+        target_L: ``(L,)`` int64, the target: user ``b``, step ``k`` is number ``b * K + k``.
+        position_L: ``(L,)`` int64, position of the neighbour in ``MultiViewBatch.items``.
+        event_L: ``(L,)`` int64, the schema's view of the history's event.
+        place_L: ``(L,)`` int64, place of the history's event from the end of its view, 0 for the newest.
+        source_LV: ``(L, V)`` float32, when the user who made the link first met that event's item in each of the
+            schema's views: seconds from the first moment of the link, inf where it was not met.
+        neighbour_LV: ``(L, V)`` float32, likewise of the neighbour.
+    """
+
+    target_L: Tensor
+    position_L: Tensor
+    event_L: Tensor
+    place_L: Tensor
+    source_LV: Tensor
+    neighbour_LV: Tensor
+
+
+@dataclass
 class MultiViewBatch:
     """Users, their histories by view, and what is to be predicted.
 
@@ -58,6 +82,7 @@ class MultiViewBatch:
         seen_lengths_B: ``(B,)`` int64, how many of ``seen_row`` each user owns, or None.
         content_MW: ``(M, W)`` float32, frozen content vectors of the distinct items, where the data has them. They
             travel with the batch, so that no model, checkpoint or rank holds the whole matrix.
+        links: Neighbours of the histories in the graph of co-visitation, where the data module was asked for them.
     """
 
     items: KeyedJaggedTensor
@@ -77,6 +102,7 @@ class MultiViewBatch:
     seen_row: Tensor | None = None
     seen_lengths_B: Tensor | None = None
     content_MW: Tensor | None = None
+    links: LinkBatch | None = None
 
     @property
     def batch_size(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_mvrec.data.collate import Collator
 from lightning_mvrec.data.content import Content, TextVectors
+from lightning_mvrec.data.covisits import CoVisits
 from lightning_mvrec.data.examples import CoveringWindows, LastWindow, Windows
 from lightning_mvrec.data.filters import AllTargets, NovelTargets, TargetFilter
 from lightning_mvrec.data.labels import FieldLabel, Label
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllTargets",
+    "CoVisits",
     "Collator",
     "Content",
     "CoveringWindows",

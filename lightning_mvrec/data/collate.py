@@ -1,7 +1,7 @@
 """Examples to :class:`MultiViewBatch`, in numpy without a loop over users.
 
 B users, K targets a user, V views, E events of one view, M distinct items, N negatives,
-W width of content vectors.
+L links, W width of content vectors.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from lightning_mvrec.batch import MultiViewBatch, ViewBatch
+from lightning_mvrec.batch import LinkBatch, MultiViewBatch, ViewBatch
+from lightning_mvrec.data.covisits import CoVisits
 from lightning_mvrec.data.examples import Examples
+from lightning_mvrec.data.find_links import Links, find_links
 from lightning_mvrec.data.histories import ranges
 from lightning_mvrec.data.negatives import Negatives
-from lightning_mvrec.data.store import Store
+from lightning_mvrec.data.store import Store, ViewStore
 from lightning_mvrec.schema import Schema
 
 
@@ -26,15 +28,26 @@ class Collator:
         schema: Its schema, with the ``max_len`` to read.
         negatives: Set-up sampler, or None.
         filter_seen: Views whose earlier items are left out of the ranking of an example's (only) target.
+        covisits: Which links of co-visitation come with a batch, or None.
+        training: Whether the examples are training's, so that ``CoVisits(whole_history=True)`` applies.
     """
 
     def __init__(
-        self, store: Store, schema: Schema, negatives: Negatives | None = None, filter_seen: tuple[str, ...] = ()
+        self,
+        store: Store,
+        schema: Schema,
+        negatives: Negatives | None = None,
+        filter_seen: tuple[str, ...] = (),
+        covisits: CoVisits | None = None,
+        training: bool = False,
     ) -> None:
         self.store = store.open()
         self.schema = schema
         self.negatives = negatives
         self.filter_seen = filter_seen
+        self.covisits = covisits
+        self.training = training
+        self._graph = None if covisits is None else covisits.graph(store)
         self._max_len_V = np.array([view.max_len for view in schema.views])
         self._catalogue: KeyedJaggedTensor | None = None
         self._catalogue_content: torch.Tensor | None = None
@@ -85,6 +98,9 @@ class Collator:
             )
         target_row = targets.item[target]
         rows.append(target_row)
+        links = self._links(user_B, begin_BV, asof_BKV, mask_BK, target_row)
+        if links is not None:
+            rows.append(links.neighbour)
         if drawn is not None:
             if drawn.ndim == 3:
                 drawn = drawn[:, :num_targets]
@@ -105,6 +121,7 @@ class Collator:
             total_weight=total_weight,
             example_B=torch.from_numpy(number_B.astype(np.int64)),
             content_MW=self._content_of(items),
+            links=None if links is None else _link_batch(links, positions[len(views) + 1]),
         )
         self._add_negatives(batch, drawn, positions, target_row, mask_BK)
         self._add_seen(batch, examples, first_B, count_B, user_B)
@@ -125,6 +142,33 @@ class Collator:
     def item_inputs(self, rows: np.ndarray) -> tuple[KeyedJaggedTensor, torch.Tensor | None]:
         """Return what a model makes the vectors of item rows of: their KJT and their content vectors."""
         return self.item_features(rows), self.item_content(rows)
+
+    def _links(
+        self,
+        user_B: np.ndarray,
+        begin_BV: np.ndarray,
+        asof_BKV: np.ndarray,
+        mask_BK: np.ndarray,
+        target_row: np.ndarray,
+    ) -> Links | None:
+        """Return the links of the targets' histories, as far as these are read."""
+        if self.covisits is None or self._graph is None:
+            return None
+        views = [self.store.view(view.name) for view in self.schema.views]
+        number_n = np.flatnonzero(mask_BK)
+        owner_n = number_n // mask_BK.shape[1]
+        offset_BV = np.stack([view.offsets[user_B] for view in views], 1)
+        without_n = target_row if self.covisits.whole_history else np.zeros_like(target_row)
+        if self.training and self.covisits.whole_history:
+            known_BV = np.stack([_trained(view, user_B) for view in views], 1)
+            count_BV = np.minimum(known_BV, self._max_len_V)
+            first_nV, count_nV = (offset_BV + known_BV - count_BV)[owner_n], count_BV[owner_n]
+        else:
+            first_nV, count_nV = (offset_BV + begin_BV)[owner_n], asof_BKV[mask_BK]
+        items = [view.items for view in views]
+        links = find_links(self._graph, items, first_nV, count_nV, user_B[owner_n], without_n, self.covisits.new_only)
+        links.target = number_n[links.target]
+        return links
 
     def _content_of(self, items: KeyedJaggedTensor) -> torch.Tensor | None:
         if items is not self._catalogue:
@@ -226,6 +270,21 @@ def _kjt(keys: list[str], values: list[np.ndarray], lengths: list[np.ndarray]) -
         lengths=torch.from_numpy(np.concatenate(lengths)),
         stride=len(lengths[0]),
     )
+
+
+def _trained(view: ViewStore, user_B: np.ndarray) -> np.ndarray:
+    """Return ``(B,)`` how many events of each user's history training knows before the first that it does not."""
+    count_B = view.offsets[user_B + 1] - view.offsets[user_B]
+    later = view.stage[ranges(view.offsets[user_B], count_B)] > 0
+    owner = np.repeat(np.arange(len(user_B)), count_B)
+    place = ranges(np.zeros_like(count_B), count_B)
+    np.minimum.at(count_B, owner[later], place[later])
+    return count_B
+
+
+def _link_batch(links: Links, position_L: np.ndarray) -> LinkBatch:
+    arrays = (links.target, position_L, links.event, links.place, links.source, links.view)
+    return LinkBatch(*(torch.from_numpy(array) for array in arrays))
 
 
 def _spread(values: np.ndarray, mask_BK: np.ndarray, dtype: type) -> torch.Tensor:

@@ -78,7 +78,7 @@ class TextVectors(Content):
             from sklearn.feature_extraction.text import TfidfVectorizer
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "TextVectors needs scikit-learn, which is the extra 'text': pip install 'lightning-mvrec[text]'"
+                "TextVectors needs the package of the extra 'text': pip install 'scikit-learn>=1.4'"
             ) from error
         texts = [" ".join(map(_text, values)) for values in zip(*(items[name] for name in self.columns), strict=True)]
         vectorizer = TfidfVectorizer(

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from lightning_mvrec.data.collate import Collator
 from lightning_mvrec.data.content import Content
+from lightning_mvrec.data.covisits import CoVisits
 from lightning_mvrec.data.engines.base import Engine
 from lightning_mvrec.data.examples import (
     CoveringWindows,
@@ -28,6 +29,7 @@ from lightning_mvrec.data.settings import Settings, make_settings
 from lightning_mvrec.data.sources.base import Source
 from lightning_mvrec.data.split import Split
 from lightning_mvrec.data.store import Store
+from lightning_mvrec.data.train_pairs import met_in
 from lightning_mvrec.data.transforms import Transform
 from lightning_mvrec.data.usage import measure_usage
 from lightning_mvrec.schema import Schema
@@ -59,6 +61,8 @@ class EventsDataModule(LightningDataModule):
         eval_max_targets: Most targets of one evaluation example: 1 for ranking; more for labelled targets is quicker,
             each target then sees between half of ``max_len`` and ``max_len`` events. Evaluation always covers every
             target exactly once.
+        train_pairs: Training targets are those alone whose item the user met in one of these views, at any time in
+            training: what was viewed and later bought counts, what was viewed alone does not. None: all targets.
         min_history: Training targets with fewer earlier events, over all views, are left out.
         target_weights: Training weight of targets by view; 1 for those not named.
         filter_seen: Views whose earlier items are removed from the ranking in evaluation (the target itself never
@@ -69,6 +73,8 @@ class EventsDataModule(LightningDataModule):
         seed: Seed of order and negatives.
         engine: What prepares events that do not fit in memory, such as ``DuckDB()``; None reads them into memory. The
             store is the same.
+        covisits: Links of co-visitation between items, from the training events, made beside the store; batches carry
+            those of their histories, for a model with a ``CoVisitationTerm``. None: no links.
 
     Raises:
         ValueError: If an argument is out of its range, or names a view that does not exist.
@@ -101,6 +107,8 @@ class EventsDataModule(LightningDataModule):
         pin_memory: bool = False,
         seed: int = 0,
         engine: Engine | None = None,
+        covisits: CoVisits | None = None,
+        train_pairs: list[str] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -134,6 +142,8 @@ class EventsDataModule(LightningDataModule):
         self.pin_memory = pin_memory
         self.seed = seed
         self.engine = engine
+        self.covisits = covisits
+        self.train_pairs = tuple(train_pairs or ())
         self._store: Store | None = None
         self._schema: Schema | None = None
         self._usage: dict[str, tuple[float, float]] | None = None
@@ -143,6 +153,8 @@ class EventsDataModule(LightningDataModule):
         path = store_path(self.settings, self.root, self.store_dir)
         found = path.is_dir()
         store = prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir, engine=self.engine)
+        if self.covisits is not None:
+            self.covisits.graph(store)
         if self._store is None:  # Lightning calls this before every stage; one line is enough
             print(f"data: {'reusing' if found else 'prepared'} {store.path}")
 
@@ -155,7 +167,11 @@ class EventsDataModule(LightningDataModule):
             prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir, engine=self.engine)
         store = Store(path)
         self._schema = self._read_schema(store)
-        for what, names in (("filter_seen", self.filter_seen), ("target_weights", self.target_weights)):
+        for what, names in (
+            ("filter_seen", self.filter_seen),
+            ("target_weights", self.target_weights),
+            ("train_pairs", self.train_pairs),
+        ):
             for name in names:
                 if name not in self._schema.view_names:
                     raise ValueError(f"{what} must name views {self._schema.view_names}, got {name!r}")
@@ -192,7 +208,8 @@ class EventsDataModule(LightningDataModule):
 
     def collator(self, evaluation: bool = False) -> Collator:
         """Return what builds batches; its ``item_inputs(rows)`` gives the ``items`` KJT and the content of any rows."""
-        return Collator(self.store, self.schema, self.negatives, self.filter_seen if evaluation else ())
+        seen = self.filter_seen if evaluation else ()
+        return Collator(self.store, self.schema, self.negatives, seen, self.covisits, training=not evaluation)
 
     def examples(self, stage: str) -> Examples:
         """Return the examples of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""
@@ -202,6 +219,8 @@ class EventsDataModule(LightningDataModule):
         targets = self.store.targets(stage)
         if stage != "train":
             return build_examples(targets, CoveringWindows(context=0.5), self.eval_max_targets, max_len_V)
+        if self.train_pairs:
+            targets = targets.take(met_in(self.store, targets, self.train_pairs))
         if self.target_weights:
             weight_V = [self.target_weights.get(name, 1.0) for name in self.schema.view_names]
             targets = replace(targets, weight=np.array(weight_V, dtype=np.float32)[targets.view])

@@ -64,6 +64,10 @@ class Targets:
     def __len__(self) -> int:
         return len(self.user)
 
+    def take(self, rows: np.ndarray) -> Targets:
+        """Return some of the targets, by number or as ``(n,)`` bool."""
+        return Targets(**{name: value[rows] for name, value in vars(self).items()})
+
 
 class Store:
     """Reader of one prepared data set; see :func:`~lightning_mvrec.data.prepare.prepare` for the writer.

@@ -2,6 +2,7 @@
 
 from lightning_mvrec.models.base import ModelOutput, Recommender
 from lightning_mvrec.models.bias import BiasTerm
+from lightning_mvrec.models.covisitation import CoVisitationTerm
 from lightning_mvrec.models.multi_view import MultiViewRecommender
 from lightning_mvrec.models.reference import MultiViewRepresentation
 from lightning_mvrec.models.repeat import RepeatTerm
@@ -10,6 +11,7 @@ from lightning_mvrec.models.stacking import Stacking
 
 __all__ = [
     "BiasTerm",
+    "CoVisitationTerm",
     "DotScorer",
     "MLPScorer",
     "ModelOutput",

@@ -86,12 +86,11 @@ class BiasTerm(nn.Module):
             asof_R: ``(R,)`` int64, events of the view that precede each row's target.
             events: The view's events; None leaves the leaning out.
         """
-        target_bias_R = functional.embedding(target_R, bias_M[:, None]).squeeze(1)
+        target_bias_R = bias_M[target_R]
         if events is None:
             return target_bias_R
-        event_bias_E = functional.embedding(events.position_E, bias_M[:, None]).squeeze(1)
-        left_E = self.scale * events.fields[self.field] - event_bias_E
-        # Sums of one user's events: differences of a running sum over all would lose digits in a large batch.
+        left_E = self.scale * events.fields[self.field] - bias_M[events.position_E]
+        # A user's sum is the difference of two running sums over all users: in float32 a large batch would lose digits.
         until_E = functional.pad(left_E.double().cumsum(0), (1, 0))
         first_R = functional.pad(events.lengths_B.cumsum(0), (1, 0))[user_R]
         sum_R = (until_E[first_R + asof_R] - until_E[first_R]).to(left_E.dtype)

@@ -22,6 +22,7 @@ from lightning_mvrec.functional.repeats import Repeats
 from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
 from lightning_mvrec.models.base import ModelOutput, Recommender, target_rows
 from lightning_mvrec.models.bias import BiasTerm
+from lightning_mvrec.models.covisitation import CoVisitationTerm
 from lightning_mvrec.models.repeat import RepeatTerm
 from lightning_mvrec.models.scorers import DotScorer, Scorer
 from lightning_mvrec.schema import Schema
@@ -55,6 +56,10 @@ class MultiViewRecommender(Recommender):
             term. It needs a dot-product score.
         bias: Builds, from the schema, the term for the item's bias and the user's leaning, where targets have labels;
             None: no such term. If its view is not read, the item's bias remains.
+        init_std: Standard deviation of the normal that the rows of tables are drawn from, above 0; None:
+            ``1 / sqrt(embedding_dim)``, for vectors of length 1.
+        covisits: Builds, from the names of the behaviours, the term for neighbours in the graph of co-visitation; None:
+            no such term. It needs a dot-product score and ``EventsDataModule(covisits=CoVisits())``.
 
     Shape:
         - batch: see :class:`~lightning_mvrec.batch.MultiViewBatch`.
@@ -83,6 +88,8 @@ class MultiViewRecommender(Recommender):
         content: bool = True,
         normalize: bool = False,
         bias: Callable[[Schema], BiasTerm] | None = None,
+        init_std: float | None = None,
+        covisits: Callable[[list[str]], CoVisitationTerm] | None = None,
     ) -> None:
         super().__init__()
         if embedding_dim < 4 or embedding_dim % 4:
@@ -95,8 +102,10 @@ class MultiViewRecommender(Recommender):
         behaviours = [name for name in self.view_names if name != USER_VIEW]
         self.encoders = nn.ModuleDict({_key(name): encoders[name](embedding_dim) for name in behaviours})
         bags = [name for name in behaviours if self.encoders[_key(name)].own_table]
-        self.items = ItemEmbedding(schema, embedding_dim, fields=item_fields, bag_views=bags, content=content)
-        self.users = UserEmbedding(schema, embedding_dim) if USER_VIEW in self.view_names else None
+        self.items = ItemEmbedding(
+            schema, embedding_dim, fields=item_fields, bag_views=bags, content=content, init_std=init_std
+        )
+        self.users = UserEmbedding(schema, embedding_dim, init_std=init_std) if USER_VIEW in self.view_names else None
         self.events = nn.ModuleDict(
             {
                 _key(name): EventEmbedding(embedding_dim, schema.view(name), times=times and schema.has_times)
@@ -108,9 +117,16 @@ class MultiViewRecommender(Recommender):
         self.scorer = scorer(embedding_dim)
         self.dropout = Dropout(dropout)
         self.retrieval = self.scorer.retrieval and not self.fusion.target_aware
-        if repeat is not None and not self.retrieval:
-            raise ValueError("repeat needs a dot-product score, got a scorer or a fusion that looks at the candidate")
+        for name, term in (("repeat", repeat), ("covisits", covisits)):
+            if term is not None and not self.retrieval:
+                raise ValueError(
+                    f"{name} needs a dot-product score, got a scorer or a fusion that looks at the candidate"
+                )
+        if repeat is not None and covisits is not None:
+            raise ValueError("covisits must be None where the model has a repeat term, got both")
         self.repeat = repeat(embedding_dim, behaviours) if repeat is not None and behaviours else None
+        self.covisits = covisits(behaviours) if covisits is not None and behaviours else None
+        self.num_views = len(schema.views)
         self.bias = bias(schema) if bias is not None else None
         self.temperature = temperature
         self.normalize = normalize
@@ -141,6 +157,8 @@ class MultiViewRecommender(Recommender):
         if self.temperature != 1:
             user_RD = user_RD / self.temperature
         repeats = None if self.repeat is None else self._repeats(batch, user_RD, item_MD, user_R, step_R)
+        if self.covisits is not None:
+            repeats = self._neighbours(self.covisits, batch, item_MD.shape[0], user_R, step_R)
         score_R = self.scorer(user_RD, target_RD)
         if self.bias is not None:
             score_R = score_R + self._bias(self.bias, batch, user_R, step_R)
@@ -215,6 +233,20 @@ class MultiViewRecommender(Recommender):
             [view.lengths_B for view in views],
             [batch.asof_BKV[user_R, step_R, index] for index in self.view_index.values()],
         )
+
+    def _neighbours(
+        self, term: CoVisitationTerm, batch: MultiViewBatch, num_items: int, user_R: Tensor, step_R: Tensor
+    ) -> Repeats:
+        """The logits of the neighbours of each row's history."""
+        if batch.links is None:
+            raise ValueError(
+                "a model with a covisits term needs batches with links, got one without: set `covisits` of the data "
+                "module to CoVisits()"
+            )
+        row_of = torch.full((batch.target_BK.numel(),), -1, device=user_R.device)
+        row_of[user_R * batch.target_BK.shape[1] + step_R] = torch.arange(len(user_R), device=user_R.device)
+        index = list(self.view_index.values())
+        return term(batch.links, row_of, len(user_R), index, self.num_views, num_items)
 
     def _bias(self, bias: BiasTerm, batch: MultiViewBatch, user_R: Tensor, step_R: Tensor) -> Tensor:
         """What item and user add to each target's score, whatever the views say."""

@@ -114,7 +114,7 @@ def test_data_without_content_has_none(tmp_path):
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
-    with pytest.raises(ModuleNotFoundError, match=r"lightning-mvrec\[text\]"):
+    with pytest.raises(ModuleNotFoundError, match="extra 'text': pip install 'scikit-learn"):
         text().vectors(ITEMS)
 
 

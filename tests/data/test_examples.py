@@ -103,6 +103,20 @@ def test_targets_that_lie_side_by_side_are_not_copied():
     assert build_examples(targets, CoveringWindows(), 9, np.array([9, 9]), min_history=2).targets is targets
 
 
+def test_windows_that_use_few_targets_hold_these_alone():
+    targets = make_targets([[[n, 0] for n in range(1, 9)], [[n, 5] for n in range(1, 4)]])
+    examples = build_examples(targets, LastWindow(), 2, np.array([4, 4]))
+    assert len(examples.targets) == 2 + 2
+    used = [examples.targets.time[first : first + 2].tolist() for first in examples.first]
+    assert used == [[6, 7], [9, 10]]
+
+
+def test_many_targets_are_not_held_in_memory_however_few_they_are_of_all(monkeypatch):
+    monkeypatch.setattr("lightning_mvrec.data.examples.HELD", 3)
+    targets = make_targets([[[n, 0] for n in range(1, 9)], [[n, 5] for n in range(1, 4)]])
+    assert build_examples(targets, LastWindow(), 2, np.array([4, 4])).targets is targets
+
+
 def test_a_target_left_out_within_a_window_closes_the_gap():
     targets = make_targets([[[2, 0], [0, 1], [3, 0]]])  # one moment, two views: the second has seen less
     examples = build_examples(targets, LastWindow(), 9, np.array([9, 9]), min_history=2)

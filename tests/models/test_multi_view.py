@@ -26,6 +26,13 @@ def test_a_row_for_every_target_with_a_weight():
     assert output.user_RD.shape == (4, 8)
 
 
+@pytest.mark.parametrize(("init_std", "expected"), [(None, 8**-0.5), (0.02, 0.02)])
+def test_rows_of_item_and_user_tables_are_drawn_as_wide_as_asked(init_std, expected):
+    model = build(init_std=init_std)
+    for name, weight in [*model.items.tables.named_parameters(), *model.users.tables.named_parameters()]:
+        assert abs(weight.std().item() / expected - 1) < 0.35, name
+
+
 @pytest.mark.parametrize("fusion", [GateFusion, ConcatFusion])
 def test_many_targets_in_one_pass_equal_one_target_a_pass(fusion):
     model = build(fusion=fusion, times=True)

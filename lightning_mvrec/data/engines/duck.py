@@ -30,7 +30,7 @@ _ROWS = 1 << 18
 class DuckDB(Engine):
     """Sort with DuckDB, from parquet, CSV, TSV or JSON-lines parts.
 
-    Needs the extra ``scale``: ``pip install 'lightning-mvrec[scale]'``.
+    Needs the extra ``scale``: duckdb and pyarrow.
 
     Args:
         memory_limit: What DuckDB may hold in memory, such as ``"2GB"``; the rest goes to disk. The interpreter with its
@@ -54,7 +54,7 @@ class DuckDB(Engine):
             import duckdb
         except ImportError as error:
             raise ImportError(
-                "the engine DuckDB needs the packages duckdb and pyarrow: pip install 'lightning-mvrec[scale]'"
+                "the engine DuckDB needs the packages of the extra 'scale': pip install 'duckdb>=2.0' 'pyarrow>=15'"
             ) from error
         spill = Path(self.temp_dir) if self.temp_dir else folder / "spill"
         spill.mkdir(parents=True, exist_ok=True)

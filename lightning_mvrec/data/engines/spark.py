@@ -21,7 +21,7 @@ _ROWS = 1 << 18
 class Spark(Engine):
     """Sort with Spark; this process then reads the sorted events once and writes the store.
 
-    Needs the extra ``spark``, ``pip install 'lightning-mvrec[spark]'``, and Java. Where a session exists, such as on a
+    Needs the extra ``spark`` (pyspark and pyarrow) and Java. Where a session exists, such as on a
     cluster, it is used; every executor must reach the parts and ``temp_dir`` by the same path.
 
     Args:
@@ -52,7 +52,7 @@ class Spark(Engine):
             from pyspark.sql import SparkSession
         except ImportError as error:
             raise ImportError(
-                "the engine Spark needs the packages pyspark and pyarrow: pip install 'lightning-mvrec[spark]'"
+                "the engine Spark needs the packages of the extra 'spark': pip install 'pyspark>=4.0' 'pyarrow>=15'"
             ) from error
         session = SparkSession.getActiveSession()
         own = session is None

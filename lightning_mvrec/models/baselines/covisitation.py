@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from lightning_mvrec.data.covisits import near_pairs
 from lightning_mvrec.models.baselines.base import Baseline
 from lightning_mvrec.models.baselines.events import Events, histories, training_events
 
@@ -62,18 +63,8 @@ class CoVisitation(Baseline):
         return met @ self.links
 
     def _links(self, events: Events, num_items: int) -> sparse.csr_array:
-        links = sparse.csr_array((num_items, num_items))
-        step = 1
-        # Pairs of events that are 1, 2, ... places apart, until none is within the window.
-        earlier = np.arange(len(events.item))
-        while len(earlier):
-            earlier = earlier[earlier + step < len(events.item)]
-            later = earlier + step
-            near = events.owner[earlier] == events.owner[later]
-            gap = events.time[later] - events.time[earlier]
-            near &= gap <= self.window * self.decay
-            earlier, later, gap = earlier[near], later[near], gap[near]
-            pair = (events.item[earlier], events.item[later])
-            links += sparse.coo_array((np.exp(-gap / self.decay), pair), shape=links.shape).tocsr()
-            step += 1
+        earlier, later = near_pairs(events.owner, events.time, self.window * self.decay)
+        gap = events.time[later] - events.time[earlier]
+        pair = (events.item[earlier], events.item[later])
+        links = sparse.coo_array((np.exp(-gap / self.decay), pair), shape=(num_items, num_items)).tocsr()
         return links + links.T.tocsr()

@@ -63,7 +63,7 @@ def evaluate_baselines(
         raise ValueError(f"baselines must have different names, got {names}")
     targets = store.targets(stage)
     results = []
-    bar = tqdm(baselines, disable=not progress, unit="baseline")
+    bar = tqdm(baselines, disable=not (progress and baselines), unit="baseline")
     for baseline in bar:
         bar.set_description(f"{baseline.name} on {stage}")
         baseline.fit(store)
@@ -75,6 +75,19 @@ def evaluate_baselines(
             keep[baseline.name] = each
         results += [(baseline.name, name, values[name]) for name in metrics if name in values]
     return results
+
+
+def compare_scores(
+    score: torch.Tensor, label: torch.Tensor, metrics: Sequence[str], weight: torch.Tensor | None = None
+) -> dict[str, float]:
+    """Measure ``(n,)`` scores against labels in this process alone; names that compare no such pair give no value."""
+    values = {}
+    for name in metrics:
+        if name in _VALUES:
+            metric = _alone(_VALUES[name]())
+            metric.update(score, label, weight)
+            values[name] = metric.compute().item()
+    return values
 
 
 def _alone(metric: Any) -> Any:
@@ -93,16 +106,11 @@ def _rate(
     if threshold is not None:
         label = (label >= threshold).to(label.dtype)
         metrics = [name for name in metrics if name != "logloss"]
-    values = {}
-    for name in metrics:
-        if name == "gauc":
-            grouped = _alone(GroupedAUC())
-            grouped.update(score, label, weight, group=torch.from_numpy(np.array(targets.user)))
-            values[name] = grouped.compute().item()
-        elif name in _VALUES:
-            metric = _alone(_VALUES[name]())
-            metric.update(score, label, weight)
-            values[name] = metric.compute().item()
+    values = compare_scores(score, label, metrics, weight)
+    if "gauc" in metrics:
+        grouped = _alone(GroupedAUC())
+        grouped.update(score, label, weight, group=torch.from_numpy(np.array(targets.user)))
+        values["gauc"] = grouped.compute().item()
     return values, score.numpy()
 
 

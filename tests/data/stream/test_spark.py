@@ -13,13 +13,13 @@ from lightning_mvrec.data import GlobalTimeSplit, Identity, LeaveOneOut, prepare
 from lightning_mvrec.data.engines import Spark
 from lightning_mvrec.data.sources import LogSource, TableSource
 from lightning_mvrec.data.stream import chunks
-from tests.data.stream.test_stream import check_same, events, name_of, two_views, write_parts
+from tests.data.stream.test_stream import check_same, events, name_of, requirements, two_views, write_parts
 
 
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     source = two_views(tmp_path / "log")
-    with pytest.raises(ImportError, match=r"pip install 'lightning-mvrec\[spark\]'"):
+    with pytest.raises(ImportError, match="the extra 'spark': pip install " + requirements("spark")):
         prepare(source, str(tmp_path / "log"), targets=["buy"], store_dir=tmp_path / "s", engine=Spark())
 
 

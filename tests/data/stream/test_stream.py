@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -302,10 +304,18 @@ def test_ids_of_two_types_are_refused(tmp_path):
         prepare(source, str(tmp_path), targets=["buy"], store_dir=tmp_path / "s", engine=DuckDB(), progress=False)
 
 
+def requirements(extra: str) -> str:
+    """What ``pyproject.toml`` says that the extra needs, as the words of a command line."""
+    listed = re.search(
+        rf"^{extra} = (\[.*\])", (Path(__file__).parents[3] / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    return " ".join(f"'{each}'" for each in json.loads(listed[1]))
+
+
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     source = two_views(tmp_path / "log")
-    with pytest.raises(ImportError, match=r"pip install 'lightning-mvrec\[scale\]'"):
+    with pytest.raises(ImportError, match="the extra 'scale': pip install " + requirements("scale")):
         prepare(source, str(tmp_path / "log"), targets=["buy"], store_dir=tmp_path / "s", engine=DuckDB())
 
 

@@ -98,3 +98,8 @@ def test_a_target_outside_the_catalogue_is_a_miss():
     store = FakeStore({"buy": events}, {"test": [(1, "buy", 1)]}, num_users=2, num_items=3)
     for baseline in (Popularity(), Recency()):
         assert evaluate_baselines(store, "test", [baseline], ["hr@100"])[0][2] == 0
+
+
+def test_no_baselines_show_no_bar(store, capsys):
+    assert evaluate_baselines(store, "test", [], ["ndcg@10"], progress=True) == []
+    assert capsys.readouterr().err == ""
