@@ -3,15 +3,17 @@
 B users, T steps (right-padded), D embedding width, H heads, d and e channels of a head.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_mvrec.encoders._steps import check_dropout, check_positive
-from lightning_mvrec.functional.dropout import Dropout
+from lightning_mvrec.functional.dropout import Dropout, ReluDropout
 from lightning_mvrec.functional.rotary import rotate
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS = ("relu", "gelu")
 
 
 class AttentionBlock(nn.Module):
@@ -24,7 +26,7 @@ class AttentionBlock(nn.Module):
         dropout: Probability of dropping a channel of the network's hidden layer and of both sublayers' output.
         attention_dropout: Probability of dropping one attention weight.
         rotary: Whether queries and keys are turned by their step.
-        activation: A key of ``ACTIVATIONS``.
+        activation: One of ``ACTIVATIONS``.
 
     Shape:
         - h: ``(B, T, D)``, ``T`` at least 1; right-padded.
@@ -50,11 +52,12 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Linear(embedding_dim, 3 * embedding_dim)
         self.out = nn.Linear(embedding_dim, embedding_dim)
         self.norm_network = nn.LayerNorm(embedding_dim)
+        middle = ReluDropout(dropout) if activation == "relu" else nn.Sequential(nn.GELU(), Dropout(dropout))
+        # Named as in saved checkpoints, where activation and dropout were two entries.
         self.network = nn.Sequential(
-            nn.Linear(embedding_dim, hidden_dim),
-            ACTIVATIONS[activation](),
-            Dropout(dropout),
-            nn.Linear(hidden_dim, embedding_dim),
+            OrderedDict(
+                {"0": nn.Linear(embedding_dim, hidden_dim), "1": middle, "3": nn.Linear(hidden_dim, embedding_dim)}
+            )
         )
         self.dropout = Dropout(dropout)
 

@@ -20,8 +20,8 @@ def check_view_names(view_names: list[str]) -> list[str]:
     return list(view_names)
 
 
-def stack_views(states: ViewStates, view_names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return states ``(R, V, D)``, presence ``(R, V)`` bool and age ``(R, V)`` in the order of ``view_names``.
+def stack_views(states: ViewStates, view_names: list[str]) -> tuple[Tensor, Tensor]:
+    """Return states ``(R, V, D)`` and presence ``(R, V)`` bool in the order of ``view_names``.
 
     Raises:
         ValueError: If a view is missing.
@@ -32,8 +32,18 @@ def stack_views(states: ViewStates, view_names: list[str]) -> tuple[Tensor, Tens
     views = [states.views[name] for name in view_names]
     state_RVD = torch.stack([view.state_RD for view in views], dim=1)
     present_RV = torch.stack([view.present_R for view in views], dim=1)
-    age_RV = torch.stack([view.age_R for view in views], dim=1)
-    return state_RVD, present_RV, age_RV
+    return state_RVD, present_RV
+
+
+def needed(value: Tensor | None, argument: str, view: str, reader: str) -> Tensor:
+    """Return an argument of a view's state that a fusion cannot do without.
+
+    Raises:
+        ValueError: If it is None.
+    """
+    if value is None:
+        raise ValueError(f"{argument} of view {view!r} must be given: {reader} reads it, got None")
+    return value
 
 
 def drop_views(present_RV: Tensor, probability: float) -> Tensor:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 class ViewState:
     """One view as it stood just before each row's target.
 
+    The model gives everything. By hand, state and presence do for a fusion that reads no more; one that needs what is
+    None says so.
+
     Args:
         state_RD: ``(R, D)`` the encoder's state at step ``asof - 1``; 0 where there is none.
         present_R: ``(R,)`` bool, whether the view had any event by then.
@@ -28,11 +31,11 @@ class ViewState:
 
     state_RD: Tensor
     present_R: Tensor
-    age_R: Tensor
-    asof_R: Tensor
-    steps_BTD: Tensor | None
-    lengths_B: Tensor
-    times_BT: Tensor
+    age_R: Tensor | None = None
+    asof_R: Tensor | None = None
+    steps_BTD: Tensor | None = None
+    lengths_B: Tensor | None = None
+    times_BT: Tensor | None = None
 
 
 @dataclass

@@ -39,8 +39,7 @@ class ConcatFusion(Fusion):
     Example:
         >>> from lightning_mvrec.fusion.base import ViewState
         >>> one, there = torch.ones(2, 4), torch.tensor([True, False])
-        >>> steps, length, time = torch.ones(2, 1, 4), torch.tensor([1, 0]), torch.zeros(2, 1).long()
-        >>> view = ViewState(one * there[:, None], there, torch.zeros(2), there.long(), steps, length, time)
+        >>> view = ViewState(one * there[:, None], there)
         >>> state_RD, weight_RV = ConcatFusion(4, ["click"])(ViewStates({"click": view}, torch.arange(2)))
         >>> state_RD.shape, weight_RV.flatten().tolist()
         (torch.Size([2, 4]), [1.0, 0.0])
@@ -75,7 +74,7 @@ class ConcatFusion(Fusion):
 
     def forward(self, states: ViewStates, candidates_RCD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the joined state and each present view's share in it."""
-        state_RVD, present_RV, _ = stack_views(states, self.view_names)
+        state_RVD, present_RV = stack_views(states, self.view_names)
         if self.training and self.view_dropout > 0:
             present_RV = drop_views(present_RV, self.view_dropout)
         state_RVD = torch.where(present_RV[..., None], state_RVD, self.absent)

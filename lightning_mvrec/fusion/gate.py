@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_mvrec.functional.dropout import Dropout
-from lightning_mvrec.fusion._states import check_view_names, drop_views, stack_views
+from lightning_mvrec.fusion._states import check_view_names, drop_views, needed, stack_views
 from lightning_mvrec.fusion.base import Fusion, ViewStates
 
 DAY = 86_400
@@ -38,13 +38,12 @@ class GateFusion(Fusion):
           views (all 0 where none is). In training, a view hidden by ``view_dropout`` has weight 0.
 
     Raises:
-        ValueError: If an argument is out of its range, or the states lack a view.
+        ValueError: If an argument is out of its range, or the states lack a view, or its age where that is read.
 
     Example:
         >>> from lightning_mvrec.fusion.base import ViewState
         >>> one, there = torch.ones(2, 4), torch.tensor([True, False])
-        >>> steps, length, time = torch.ones(2, 1, 4), torch.tensor([1, 0]), torch.zeros(2, 1).long()
-        >>> view = ViewState(one * there[:, None], there, torch.zeros(2), there.long(), steps, length, time)
+        >>> view = ViewState(one * there[:, None], there)
         >>> state_RD, weight_RV = GateFusion(4, ["click"])(ViewStates({"click": view}, torch.arange(2)))
         >>> state_RD[:, 0].tolist(), weight_RV.flatten().tolist()
         ([1.0, 0.0], [1.0, 0.0])
@@ -89,7 +88,7 @@ class GateFusion(Fusion):
 
     def forward(self, states: ViewStates, candidates_RCD: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the present views and their weights."""
-        state_RVD, present_RV, age_RV = stack_views(states, self.view_names)
+        state_RVD, present_RV = stack_views(states, self.view_names)
         if self.training and self.view_dropout > 0:
             present_RV = drop_views(present_RV, self.view_dropout)
         state_RVD = state_RVD * present_RV[..., None]
@@ -98,6 +97,9 @@ class GateFusion(Fusion):
         else:
             read = [state_RVD.flatten(1), present_RV.to(state_RVD.dtype)]
             if self.age:
+                reader = "GateFusion(age=True)"
+                ages = [needed(states.views[name].age_R, "age_R", name, reader) for name in self.view_names]
+                age_RV = torch.stack(ages, dim=1)
                 # 1.0 is a day; seconds themselves would drown the states.
                 read.append(age_RV.clamp(min=0).log1p() / math.log1p(DAY) * present_RV)
             logit_RV = self.gate(torch.cat(read, dim=1))

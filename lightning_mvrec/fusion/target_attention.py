@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lightning_mvrec.functional.dropout import Dropout
 from lightning_mvrec.functional.jagged import last_state
-from lightning_mvrec.fusion.base import Fusion, ViewState, ViewStates
+from lightning_mvrec.fusion._states import needed
+from lightning_mvrec.fusion.base import Fusion, ViewStates
 from lightning_mvrec.fusion.gate import GateFusion
 
 
@@ -41,8 +42,8 @@ class TargetAttentionFusion(Fusion):
         - output: ``(R, C, D)`` user state for each candidate; weights ``(R, V)``, the mean over candidates.
 
     Raises:
-        ValueError: If ``temperature`` or ``shrink`` is not above 0, no candidates are given, or the inner fusion is
-            target-aware itself.
+        ValueError: If ``temperature`` or ``shrink`` is not above 0, no candidates are given, a view's state lacks its
+            steps or ``asof_R``, or the inner fusion is target-aware itself.
     """
 
     target_aware = True
@@ -83,26 +84,26 @@ class TargetAttentionFusion(Fusion):
         views = {}
         for number, name in enumerate(self.view_names):
             view = states.views[name]
-            steps_BTD = view.steps_BTD
-            assert steps_BTD is not None, "the model gives all steps to a fusion that reads them"
-            attended_RCD = self._attend(number, view, steps_BTD, states.user_R, query_RCD)
-            sum_RD = last_state(steps_BTD.cumsum(1), view.asof_R, states.user_R)
-            mean_RD = sum_RD / (view.asof_R[:, None] + self.log_shrink[number].exp())
+            steps_BTD = needed(view.steps_BTD, "steps_BTD", name, "TargetAttentionFusion")
+            asof_R = needed(view.asof_R, "asof_R", name, "TargetAttentionFusion")
+            attended_RCD = self._attend(number, asof_R, steps_BTD, states.user_R, query_RCD)
+            sum_RD = last_state(steps_BTD.cumsum(1), asof_R, states.user_R)
+            mean_RD = sum_RD / (asof_R[:, None] + self.log_shrink[number].exp())
             same_RCD = torch.cat([view.state_RD, mean_RD], -1)[:, None].expand(-1, num_candidates, -1)
             state_RCD = torch.cat([same_RCD, attended_RCD], -1) @ self.join[number].T
             views[name] = replace(
                 view,
                 state_RD=self.dropout(state_RCD.flatten(0, 1)),
                 present_R=view.present_R.repeat_interleave(num_candidates),
-                age_R=view.age_R.repeat_interleave(num_candidates),
-                asof_R=view.asof_R.repeat_interleave(num_candidates),
+                age_R=None if view.age_R is None else view.age_R.repeat_interleave(num_candidates),
+                asof_R=asof_R.repeat_interleave(num_candidates),
             )
         user_R = states.user_R.repeat_interleave(num_candidates)
         fused, weights = self.fusion(ViewStates(views, user_R))
         weights_RV = weights.unflatten(0, (rows, num_candidates)).mean(1)
         return fused.reshape(rows, num_candidates, width), weights_RV
 
-    def _attend(self, number: int, view: ViewState, steps_BTD: Tensor, user_R: Tensor, query_RCD: Tensor) -> Tensor:
+    def _attend(self, number: int, asof_R: Tensor, steps_BTD: Tensor, user_R: Tensor, query_RCD: Tensor) -> Tensor:
         """Return the weighted mean ``(R, C, D)`` of the steps that each row may see."""
         batch, steps, width = steps_BTD.shape
         num_candidates = query_RCD.shape[1]
@@ -114,7 +115,7 @@ class TargetAttentionFusion(Fusion):
         logit_BKCT = (query_BKCD.flatten(1, 2) @ key_BTD.transpose(1, 2)).unflatten(1, (most, num_candidates))
         logit_BKCT = logit_BKCT * (self.log_factor[number].exp() / width**0.5)
         asof_BK = torch.zeros(batch, most, dtype=torch.int64, device=user_R.device)
-        asof_BK = asof_BK.index_put((user_R, place_R), view.asof_R)
+        asof_BK = asof_BK.index_put((user_R, place_R), asof_R)
         unseen_BKT = torch.arange(steps, device=user_R.device) >= asof_BK[..., None]
         logit_BKCT = logit_BKCT.masked_fill(unseen_BKT[:, :, None], torch.finfo(logit_BKCT.dtype).min)
         sink = self.sink[number].expand(batch, most, num_candidates, 1)

@@ -18,15 +18,20 @@ class EpochHistory(Callback):
 
     Attributes:
         epochs: One dictionary an epoch: every logged value whose name has no ``/weight/`` in it, and ``seconds``.
+        trained: How many epochs this run has trained; of a run that was resumed, ``epochs`` has the earlier ones too.
     """
 
     def __init__(self, show: bool = True) -> None:
         self.show = show
         self.epochs: list[dict[str, float]] = []
+        self.trained = 0
         self._started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of an epoch that a run resumes inside of: Lightning does not start that epoch again."""
+        """Say where a run goes on, and start the clock: an epoch that is resumed inside of does not start again."""
+        self.trained = 0
+        if trainer.ckpt_path is not None and self.show:
+            rank_zero_info(f"goes on from epoch {trainer.current_epoch + 1}")
         self._started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -39,6 +44,7 @@ class EpochHistory(Callback):
         # Keeps the list right when an epoch is run again after a resume.
         del self.epochs[trainer.current_epoch :]
         self.epochs.append({**values, "seconds": time.perf_counter() - self._started})
+        self.trained += 1
         if self.show:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in sorted(values.items(), reverse=True))
             rank_zero_info(f"epoch {trainer.current_epoch + 1}  {figures}  ({self.epochs[-1]['seconds']:.1f} s)")

@@ -39,10 +39,12 @@ class Evaluation(nn.Module):
     Attributes:
         primary: The metric that a model is chosen by.
         largest_first: Whether the best value of ``primary`` is the largest.
+        threshold: Labels are measured as 1 from this value on, else 0; None: as they are.
     """
 
     primary: str
     largest_first: bool = True
+    threshold: float | None = None
 
     def __init__(self, metrics: dict[str, nn.Module]) -> None:
         super().__init__()

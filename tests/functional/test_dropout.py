@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_mvrec.functional.dropout import Dropout, dropout
+from lightning_mvrec.functional.dropout import Dropout, ReluDropout, dropout, relu_dropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -63,3 +63,29 @@ def test_a_probability_out_of_range_is_refused(probability):
         Dropout(probability)
     with pytest.raises(ValueError, match=rf"probability must be in \[0, 1\), got {probability}"):
         dropout(torch.ones(1), probability)
+
+
+def test_relu_and_dropout_in_one_are_the_two_in_turn():
+    x = torch.randn(40, 30)
+    results = []
+    for apply in (lambda x: relu_dropout(x, 0.3), lambda x: dropout(torch.relu(x), 0.3)):
+        torch.manual_seed(0)
+        leaf = x.clone().requires_grad_()
+        result = apply(leaf)
+        result.backward(torch.linspace(-1, 1, 30).expand(40, 30))
+        results.append((result.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_relu_and_dropout_in_one_keep_their_result_alone():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda x: x):
+        result = relu_dropout(torch.ones(1000, requires_grad=True), 0.5)
+    assert [tensor.data_ptr() for tensor in kept] == [result.data_ptr()]
+
+
+def test_without_dropout_relu_remains():
+    x = torch.tensor([-1.0, 2.0])
+    for result in (relu_dropout(x, 0.5, training=False), ReluDropout(0.0)(x), ReluDropout(0.5).eval()(x)):
+        assert result.tolist() == [0.0, 2.0]
