@@ -18,6 +18,7 @@ BLOCKS = [block for block in read_blocks(TEXT) if block.language == "python"]
 def test_a_python_block_runs_on_its_own(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile("\n" * (block.line - 1) + block.text, "README.md", "exec"), {"__name__": "readme"})
+    assert not list(tmp_path.iterdir())  # nothing is left lying about
 
 
 def test_there_is_a_block_for_the_plugin_and_one_for_the_parts():

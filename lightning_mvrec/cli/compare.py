@@ -1,7 +1,7 @@
 """``mvrec compare``: a recipe against its baselines and its own single views, over several seeds.
 
 Every run is a process and a folder of its own; a run whose folder already has results is not run again, so that an
-interrupted comparison goes on where it ended.
+interrupted comparison goes on where it ended. What a run left that did not finish is kept under another name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lightning_mvrec.cli.report import (
     read_results,
     write_results,
 )
-from lightning_mvrec.cli.run_folder import choose_run_dir
+from lightning_mvrec.cli.run_folder import CONFIG, choose_run_dir, unused
 from lightning_mvrec.cli.targets import FILE, STACKED, read_targets
 
 FULL = "model"
@@ -64,12 +64,25 @@ def main(argv: list[str]) -> int:
     singles = [f"view:{view}" for view in views] if len(known) > 1 else []
     if arguments.without and len(known) > 2:  # of two views, the model without one is the other alone
         singles += [f"without:{view}" for view in views]
-    # Baselines do not depend on the seed: the first run has them.
-    words_without = [*words, "--baselines", "[]"]
+    # Baselines do not depend on the seed: the first run has them, others only where they are added to the model.
+    alone = [*words, "--baselines", "[]"]
+    stacks = bool(summary.get("stack_weights"))
+    if stacks:
+        alone += ["--stack", "false"]
     tasks = [(name, seed) for seed in seeds for name in (FULL, *singles) if (name, seed) != (FULL, seeds[0])]
-    with ThreadPoolExecutor(arguments.jobs) as pool, tqdm(total=len(tasks), desc="runs", unit="run") as bar:
+    with (
+        ThreadPoolExecutor(arguments.jobs) as pool,
+        tqdm(total=1 + len(tasks), initial=1, desc="runs", unit="run") as bar,
+    ):
         futures = [
-            pool.submit(_run, folder, name, seed, _words(words_without, name, known), arguments.jobs)
+            pool.submit(
+                _run,
+                folder,
+                name,
+                seed,
+                _words(words if stacks and name == FULL else alone, name, known),
+                arguments.jobs,
+            )
             for name, seed in tasks
         ]
         try:
@@ -112,6 +125,8 @@ def _run(folder: Path, name: str, seed: int, words: list[str], jobs: int, quiet:
     log_path = own.with_name(own.name + ".log")
     if (own / "results.csv").exists():
         return
+    if (own / CONFIG).exists():
+        own.rename(unused(own.with_name(f"{own.name}-unfinished")))
     command = [sys.executable, "-m", "lightning_mvrec.cli.main", "fit", *words]
     command += ["--seed_everything", str(seed), "--run_dir", str(own)]
     threads = max(1, (os.cpu_count() or 1) // jobs)

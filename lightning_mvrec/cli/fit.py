@@ -24,14 +24,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-import lightning_mvrec.strategies  # noqa: F401  registers "torchrec"
 from lightning_mvrec.cli.parser import RecipeParser
 from lightning_mvrec.cli.report import Result, draw_run, format_table, write_results
-from lightning_mvrec.cli.run_folder import choose_run_dir, config_paths
+from lightning_mvrec.cli.run_folder import CONFIG, choose_run_dir, config_paths
 from lightning_mvrec.cli.stacked import stack
 from lightning_mvrec.cli.targets import FILE, STACKED, write_targets
 from lightning_mvrec.data import EventsDataModule
 from lightning_mvrec.models.baselines import Baseline, evaluate_baselines
+from lightning_mvrec.strategies import TorchRecStrategy  # noqa: F401  known as "torchrec", and to --help
 from lightning_mvrec.training import EpochHistory, MultiViewModule, RankingEvaluation
 from lightning_mvrec.training.predictions import PredictionWriter
 
@@ -68,7 +68,10 @@ class RecipeCLI(LightningCLI):
         config.default_root_dir = str(self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Add the history, and a CSV log where the recipe names no logger."""
+        """Add the history, and a CSV log where the recipe names no logger; files that are missing end the run here."""
+        if isinstance(self.datamodule, EventsDataModule):
+            # Before there are processes, whose lines would hide the message.
+            self.datamodule.settings.source.files(self.datamodule.root)
         self.history = EpochHistory()
         if self._get(self.config_init, "trainer").logger in (None, True):
             kwargs["logger"] = CSVLogger(self.run_dir, name="", version="")
@@ -103,7 +106,8 @@ class RecipeCLI(LightningCLI):
         for run in (trainer.validate, trainer.test):
             run(module, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
             values.update({name: float(value) for name, value in trainer.callback_metrics.items()})
-        rows = {split: module.evaluations[split].rows() for split in ("val", "test")}
+        splits = ("val", "test") if self._get(self.config_init, "stack") else ("test",)
+        rows = {split: module.evaluations[split].rows() for split in splits}
         self._report(values, history, seconds, rows)
 
     def before_validate(self) -> None:
@@ -136,9 +140,13 @@ class RecipeCLI(LightningCLI):
     @rank_zero_only
     def _save_config(self) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        # Without the command's name around it, so that the file is a recipe itself.
-        parser, config = self._parser(self.subcommand), self.config[self.subcommand]
-        parser.save(config, self.run_dir / "config.yaml", overwrite=True, skip_none=False, skip_check=True)
+        # Without the command's name around it, and without what is this run's alone, so that the file is a recipe that
+        # every command takes.
+        command = str(self.subcommand)
+        parser, config = self._parser(command), self.config[command].clone()
+        for name in ("run_dir", "trainer.default_root_dir", *self._subcommand_method_arguments[command]):
+            config.pop(name, None)
+        parser.save(config, self.run_dir / CONFIG, skip_none=False, skip_check=True)
 
     @rank_zero_only
     def _report(
@@ -178,11 +186,11 @@ class RecipeCLI(LightningCLI):
                 filter_seen=self.datamodule.filter_seen,
                 progress=True,
                 keep=each[split],
-                threshold=getattr(evaluation, "threshold", None),
+                threshold=evaluation.threshold,
             ):
                 results.append(Result(name, split, metric, value))
         if rows and rows["test"]:
-            targets = {split: self._targets(split, rows[split], each[split]) for split in ("val", "test")}
+            targets = {split: self._targets(split, measured, each[split]) for split, measured in rows.items()}
             if self._get(self.config_init, "stack"):
                 more, targets["test"][STACKED], stack_weights = stack(targets, metrics, evaluation.binary)
                 results += more
@@ -210,7 +218,8 @@ class RecipeCLI(LightningCLI):
         if stack_weights:
             print("stacked  " + "  ".join(f"{name} {weight:.3f}" for name, weight in stack_weights.items()))
         if seconds:
-            print(f"trained {len(history)} epochs in {seconds:.1f} s")
+            trained = self.history.trained
+            print(f"trained {trained} epoch{'' if trained == 1 else 's'} in {seconds:.1f} s")
         _print_last(self.run_dir)
 
     def _targets(
@@ -240,7 +249,6 @@ def main(command: str, argv: list[str]) -> int:
         return 2
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*deprecating ShardedTensor.*")
     # The folder is this run's own: what lies in it is its configuration.
     warnings.filterwarnings("ignore", message="Experiment logs directory .*")
     warnings.filterwarnings("ignore", message="The dirpath has changed .*")
@@ -271,8 +279,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 def _what_is_ranked(evaluation: Any, filter_seen: Sequence[str]) -> str:
     if not isinstance(evaluation, RankingEvaluation):
-        at_least = getattr(evaluation, "threshold", None)
-        reached = "" if at_least is None else f" being {at_least:g} or more"
+        reached = "" if evaluation.threshold is None else f" being {evaluation.threshold:g} or more"
         return f"every target of the split, its score against its label{reached}"
     seen = f"items seen in {', '.join(filter_seen)} left out" if filter_seen else "seen items ranked as well"
     return f"ranked among the whole catalogue, {seen}"

@@ -73,7 +73,7 @@ def explain(error: BaseException) -> str | None:
     """Return one clear message for an error that needs no traceback, or None for any other.
 
     Two kinds need none: an import that fails in the libraries below this package, and a refusal that this package
-    raised itself, which names what to change.
+    raised itself, which names what to change or to install.
     """
     if _breaks_import(error):
         first = str(error).strip().split("\n")[0]
@@ -81,7 +81,10 @@ def explain(error: BaseException) -> str | None:
             f"cannot be started: {type(error).__name__}: {first}\n"
             "`mvrec doctor` shows what does not fit and the command that mends it."
         )
-    if isinstance(error, (ValueError, RuntimeError, OSError)) and _raised_here(error.__traceback__):
+    refusal = isinstance(error, (ValueError, RuntimeError, OSError))
+    # Python itself gives an import that failed the module's name.
+    refusal = refusal or (isinstance(error, ImportError) and error.name is None)
+    if refusal and _raised_here(error.__traceback__):
         return f"{error}\n({TRACEBACK}=1 shows where this was found.)"
     return None
 

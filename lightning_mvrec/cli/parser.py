@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,11 +14,15 @@ from typing import Any, NoReturn
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_mvrec.cli.main import TRACEBACK
 from lightning_mvrec.cli.run_folder import config_paths
 
 _NOT_ACCEPTED = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|Key '([^']+)' is not")
 # Lines of jsonargparse that repeat what was typed, or say which types were tried.
 _NOISE = re.compile(r"^\s*(- Expected a <class 'NoneType'>|Given value|Does not validate|Subtypes:|Errors:)")
+# What jsonargparse was reading when it refused: the argument, and inside of it the class.
+_INSIDE = re.compile(r'Parser key "([^"]+)"')
+_CLASS = re.compile(r"class_path '([^']+)':\s*$")
 _TRIED = re.compile(r"^Type .*?expects a function or a callable class: ?")
 
 
@@ -28,10 +34,12 @@ class RecipeParser(LightningArgumentParser):
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong and where, and exit with status 2."""
+        """Print what is wrong and where, and exit with status 2; shows the lines that led to it to who asks."""
         if not self.exit_on_error:
             # jsonargparse makes parsers of this class for single values and goes on with another type when one refuses.
             super().error(message, ex)
+        if TRACEBACK in os.environ:
+            traceback.print_exception(ex) if ex else traceback.print_stack()
         command = f"mvrec {sys.argv[1]}" if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "mvrec"
         print(f"{command}: {explain(message, sys.argv[1:])}", file=sys.stderr)
         print(f"`{command} --help` lists what is accepted.", file=sys.stderr)
@@ -46,7 +54,7 @@ def explain(message: str, words: list[str]) -> str:
         words: The command line, in whose words and ``--config`` files a refused key is looked for.
 
     Example:
-        >>> explain("Option 'wdth' is not accepted", ["fit", "--model.wdth=3"])
+        >>> explain("Option 'model.wdth' is not accepted", ["fit", "--model.wdth=3"])
         'model.wdth (command line) is not a known key'
     """
     found = _NOT_ACCEPTED.search(message)
@@ -56,32 +64,40 @@ def explain(message: str, words: list[str]) -> str:
         lines = [_TRIED.sub("", line).partition(" Got value: Namespace")[0] for line in lines]
         return "\n  ".join(line for line in lines if line)
     name = next(group for group in found.groups() if group)
-    places = [place for place in _places(name.split(".")[-1], words) if place.split()[0].endswith(name)] or [name]
+    before = message[: found.start()]
+    inside, of_class = _INSIDE.search(before), _CLASS.search(before)
+    places = [
+        f"{place} ({source})"
+        for place, source, owner in _places(name.split(".")[-1], words)
+        if (place.startswith(inside[1]) and place.endswith(name) if inside else place == name)
+        and (of_class is None or owner in (None, of_class[1]))
+    ] or [name]
     known = re.findall(r"'([A-Za-z_][A-Za-z_0-9]*)'", message.partition("Accepted")[2])
     close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{' and '.join(places)} is not a known key{hint}"
 
 
-def _places(key: str, words: list[str]) -> Iterator[str]:
-    """Yield every place of a key: its dotted path with the file, or the command line."""
+def _places(key: str, words: list[str]) -> Iterator[tuple[str, str, str | None]]:
+    """Yield every place of a key: its dotted path, the file or the command line, and the class it is given to."""
     for path in config_paths(words):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             continue
-        for place in _paths(content, key):
-            yield f"{place} ({path})"
+        for place, owner in _paths(content, key):
+            yield place, path, owner
     for word in words:
         option = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and key in option.split("."):
-            yield f"{option} (command line)"
+            yield option, "command line", None
 
 
-def _paths(content: Any, key: str, prefix: str = "") -> Iterator[str]:
+def _paths(content: Any, key: str, prefix: str = "", owner: str | None = None) -> Iterator[tuple[str, str | None]]:
+    """Yield the dotted path of every place of a key, and the ``class_path`` beside the ``init_args`` that hold it."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for name, value in items:
         place = f"{prefix}.{name}" if prefix else str(name)
         if name == key:
-            yield place
-        yield from _paths(value, key, place)
+            yield place, owner
+        yield from _paths(value, key, place, content.get("class_path") if name == "init_args" else None)

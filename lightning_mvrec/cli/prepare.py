@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed_everything", type=bool | int, default=0)
     parser.add_argument("--run_dir", type=str | None, default=None)
     parser.add_argument("--baselines", type=list[Baseline], default=[])
+    parser.add_argument("--stack", type=bool, default=False)
     parser.add_argument("--ckpt_path", type=str | None, default=None)
     config = parser.parse_args(argv)
     data = parser.instantiate_classes(config).data if "model" not in config else _data_only(parser, config)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from lightning_mvrec.cli.report import Result
 from lightning_mvrec.cli.targets import STACKED
-from lightning_mvrec.metrics import AUC, MAE, RMSE, LogLoss
+from lightning_mvrec.models.baselines.evaluate import compare_scores
 from lightning_mvrec.models.stacking import Stacking
 
 #: Arrays of a split that are no model's scores.
 _OTHERS = ("user", "label")
-_METRICS: dict[str, Any] = {"auc": AUC, "logloss": LogLoss, "mae": MAE, "rmse": RMSE}
 
 
 def stack(
@@ -38,11 +36,5 @@ def stack(
     stacked = Stacking(binary).fit(scores["val"], targets["val"]["label"])
     sums = stacked.predict(scores["test"])
     score, label = torch.from_numpy(sums), torch.from_numpy(targets["test"]["label"])
-    results = []
-    for name in metrics:
-        if name in _METRICS:
-            metric = _METRICS[name]()
-            metric.distributed_available_fn = lambda: False  # only rank 0 is here
-            metric.update(score.sigmoid() if binary else score, label)
-            results.append(Result(STACKED, "test", name, float(metric.compute())))
-    return results, sums, stacked.weights
+    values = compare_scores(score.sigmoid() if binary else score, label, metrics)
+    return [Result(STACKED, "test", name, value) for name, value in values.items()], sums, stacked.weights

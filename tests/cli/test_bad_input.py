@@ -1,5 +1,6 @@
 """Bad input through the command line: one message that names the place, a status that is not 0, nothing lost."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -102,6 +103,24 @@ def test_a_misspelt_key_is_refused_before_anything_is_written(place, capsys):
     assert not (place / "runs").exists()
 
 
+def test_the_traceback_of_a_refused_key_is_there_for_who_asks(place, capsys, monkeypatch):
+    words = ["--trainer.max_epoch", "3"]
+    assert 'File "' not in mvrec(capsys, place, "fit", *words)[1]
+    monkeypatch.setenv("MVREC_TRACEBACK", "1")
+    status, error = mvrec(capsys, place, "fit", *words)
+    assert status == 2
+    assert 'parser.py", line' in error
+
+
+def test_missing_files_are_named_before_anything_is_set_up(place, capsys, caplog):
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
+        status, error = mvrec(capsys, place, "fit", "--data.root", str(place / "nowhere"))
+    assert status == 1
+    assert "root must hold" in error
+    assert not [line for line in caplog.messages if "GPU available" in line or "distributed" in line]
+    assert not (place / "runs").exists()
+
+
 def test_a_checkpoint_that_is_none_is_named_and_earlier_ones_stay(place, capsys):
     assert mvrec(capsys, place, "fit", "--trainer.max_epochs", "1", "--run_dir", "run", "--baselines", "[]")[0] == 0
     good = snapshot(place / "run" / "checkpoints")
@@ -109,7 +128,7 @@ def test_a_checkpoint_that_is_none_is_named_and_earlier_ones_stay(place, capsys)
     bad = place / "bad.ckpt"
     bad.mkdir()
     (bad / "meta.pt").write_bytes(b"nonsense")
-    words = ["--ckpt_path", str(bad), "--run_dir", "run", "--trainer.max_epochs", "2"]
+    words = ["--ckpt_path", str(bad), "--run_dir", "more", "--trainer.max_epochs", "2"]
     status, error = mvrec(capsys, place, "fit", *words)
     assert status == 1
     assert "bad.ckpt" in error

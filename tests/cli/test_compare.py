@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -83,6 +84,19 @@ def test_finished_runs_are_not_run_again(tmp_path, monkeypatch):
     assert read_results(tmp_path / "model-seed0" / "results.csv")[0].value == 0.5
 
 
+def test_a_run_that_did_not_finish_is_kept_beside_the_one_that_takes_its_place(tmp_path, monkeypatch):
+    own = tmp_path / "model-seed0"
+    own.mkdir()
+    (own / "config.yaml").write_text("")
+    (own / "checkpoint").write_text("of an hour's work")
+    real = subprocess.Popen
+    done = [sys.executable, "-c", ""]
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: real(done, **options))
+    compare._run(tmp_path, "model", 0, [], jobs=1)
+    assert not own.exists()  # free for the run
+    assert (tmp_path / "model-seed0-unfinished" / "checkpoint").read_text() == "of an hour's work"
+
+
 def test_the_single_view_to_beat_is_chosen_on_validation(capsys):
     rows = [Result("model", "test", "auc", 0.7, 0)]
     for name, val, test in (("view:a", 0.3, 0.6), ("view:b", 0.5, 0.35)):
@@ -109,3 +123,26 @@ def test_intervals_come_from_the_targets_that_runs_kept(tmp_path, capsys):
     assert lines[-2].split() == ["model", "-", "view:cart", "ndcg@10", "+0.5000", "[+0.5000,", "+0.5000]"]  # 1 - 1 / 2
     assert lines[-1].split()[-3:] == ["+1.0000", "[+1.0000,", "+1.0000]"]
     assert (tmp_path / "intervals.csv").read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize("stacks", [True, False])
+def test_only_the_model_is_stacked_and_only_it_needs_baselines_again(tmp_path, monkeypatch, stacks):
+    given = {}
+
+    def run(folder, name, seed, words, jobs, quiet=True):
+        given[name, seed] = " ".join(words)
+        finished(folder, name, seed, 0.5, 0.1)
+        summary = {"views": ["a", "b", "c"], "primary": "ndcg@10", "largest_first": True}
+        summary["stack_weights"] = {"model": 1.0} if stacks else {}
+        (compare._folder(folder, name, seed) / "summary.json").write_text(json.dumps(summary))
+
+    monkeypatch.setattr(compare, "_run", run)
+    words = ["--config", "recipe.yaml", "--seeds", "0,1", "--views", "a", "--without", "--run_dir", str(tmp_path)]
+    assert compare.main(words) == 0
+    alone = "--config recipe.yaml --baselines []" + (" --stack false" if stacks else "")
+    assert given == {
+        ("model", 0): "--config recipe.yaml",
+        ("model", 1): "--config recipe.yaml" if stacks else alone,
+        **{("view:a", seed): f"{alone} --model.model.views=[a]" for seed in (0, 1)},
+        **{("without:a", seed): f"{alone} --model.model.views=[b,c]" for seed in (0, 1)},
+    }

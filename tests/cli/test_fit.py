@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from lightning import Trainer
 
 from lightning_mvrec import EventsDataModule, plain_module
-from lightning_mvrec.cli import fit
+from lightning_mvrec.cli import fit, prepare
 from lightning_mvrec.cli.report import read_results
 from lightning_mvrec.data import SyntheticEvents
 
@@ -87,6 +89,26 @@ def test_the_checkpoint_gives_the_same_test_figures(run, monkeypatch):
     assert figures("again") == pytest.approx(figures("run"), abs=1e-9)
 
 
+def test_a_run_s_configuration_serves_every_command_and_none_writes_into_its_folder(run, monkeypatch, capsys, caplog):
+    folder = run[0] / "run"
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    monkeypatch.chdir(run[0])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    config, last = ["--config", str(folder / "config.yaml")], ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    for command, more in (("test", []), ("predict", []), ("fit", ["--trainer.max_epochs", "3"])):
+        with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
+            assert fit.main(command, [*config, *last, *more]) == 0
+        made = sorted((run[0] / "runs" / run[0].name).iterdir())[-1]
+        # What this command made can be taken up again as well, by another command.
+        config = ["--config", str(made / "config.yaml")]
+    assert (made / "checkpoints" / "last.ckpt").exists()
+    assert "goes on from epoch 3" in caplog.messages  # two were trained before
+    assert "\ntrained 1 epoch in " in capsys.readouterr().out
+    with pytest.raises(ValueError, match="run_dir must be a folder without a run"):
+        fit.main("test", [*config, *last, "--run_dir", str(folder)])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_predictions_are_written_with_raw_ids_and_seen_items_may_repeat(run, monkeypatch):
     folder = run[0]
     monkeypatch.setattr(sys, "argv", ["mvrec"])
@@ -131,6 +153,13 @@ def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
         plain_module(tmp_path)
 
 
+def test_the_help_lists_the_strategy(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    with pytest.raises(SystemExit):
+        fit.main("fit", ["--help"])
+    assert re.search(r"lightning_mvrec\.[\w.]*TorchRecStrategy,", "".join(capsys.readouterr().out.split()))
+
+
 def test_another_trainer_setting_needs_no_file(run, monkeypatch, capsys):
     folder = run[0]
     monkeypatch.setattr(sys, "argv", ["mvrec"])
@@ -139,3 +168,9 @@ def test_another_trainer_setting_needs_no_file(run, monkeypatch, capsys):
         fit.main("fit", [*words(folder, "x"), "--trainer.max_epoch", "3"])
     assert ended.value.code == 2
     assert "--trainer.max_epoch" in capsys.readouterr().err
+
+
+def test_data_is_prepared_by_a_run_s_configuration(run, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    monkeypatch.chdir(run[0])
+    assert prepare.main(["--config", str(run[0] / "run" / "config.yaml")]) == 0

@@ -127,6 +127,24 @@ def test_a_refusal_of_this_package_is_one_message_without_traceback(command, cap
     assert "Traceback" not in err
 
 
+def test_a_package_that_is_to_be_installed_is_one_message_without_traceback(command, capsys, monkeypatch):
+    from lightning_mvrec.data.engines import DuckDB
+
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    command(lambda: DuckDB().open({}, None, None, None))
+    assert main(["fit"]) == 1
+    assert "the extra 'scale': pip install 'duckdb" in capsys.readouterr().err
+
+
+def test_an_import_that_fails_in_this_package_s_own_lines_keeps_its_traceback(command):
+    def broken():
+        exec(compile("import no_such_module", module.__file__, "exec"))
+
+    command(broken)
+    with pytest.raises(ModuleNotFoundError):
+        main(["fit"])
+
+
 def test_the_traceback_is_there_for_who_asks(command, monkeypatch):
     from lightning_mvrec.schema import View
 

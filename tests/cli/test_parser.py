@@ -34,7 +34,30 @@ def test_the_command_line_is_named():
 def test_items_of_lists_are_numbered(tmp_path):
     recipe = tmp_path / "a.yaml"
     recipe.write_text("trainer: {callbacks: [{init_args: {}}, {init_args: {half_lief: 1}}]}")
-    assert "trainer.callbacks.1.init_args.half_lief" in explain(NESTED, ["fit", "--config", str(recipe)])
+    assert "trainer.callbacks.1.init_args.half_lief" in explain(
+        NESTED.replace('"model"', '"trainer.callbacks"'), ["fit", "--config", str(recipe)]
+    )
+
+
+MONITOR = """Parser key "trainer.callbacks":
+  Errors:
+    - Problem with given class_path 'a.Monitor':
+        Option 'verbose' is not accepted"""
+
+
+@pytest.mark.parametrize(
+    ("message", "unknown"),
+    [
+        ("Subcommand 'predict' does not accept option 'verbose'", "verbose"),
+        (MONITOR, "trainer.callbacks.1.init_args.verbose"),
+    ],
+)
+def test_a_key_of_the_same_name_that_is_known_is_not_named(tmp_path, message, unknown):
+    recipe = tmp_path / "a.yaml"
+    classes = ("a.Checkpoint", "a.Monitor")
+    callbacks = "".join(f"{{class_path: {name}, init_args: {{verbose: true}}}}, " for name in classes)
+    recipe.write_text(f"verbose: true\ntrainer: {{callbacks: [{callbacks}]}}")
+    assert explain(message, ["predict", "--config", str(recipe)]) == f"{unknown} ({recipe}) is not a known key"
 
 
 @pytest.mark.parametrize(

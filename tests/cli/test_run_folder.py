@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from lightning_mvrec.cli.run_folder import choose_run_dir
 
 
@@ -37,3 +39,11 @@ def test_a_run_of_a_runs_configuration_has_the_name_of_its_recipe(tmp_path, monk
     monkeypatch.delenv("MVREC_RUN_DIR", raising=False)
     chosen = choose_run_dir(None, ["runs/taobao-multi_behavior/20260101-000000/config.yaml"])
     assert chosen.parent.as_posix() == "runs/taobao-multi_behavior"
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=f"run_dir must be a folder without a run, {tmp_path} holds"):
+        choose_run_dir(str(tmp_path), ["a.yaml"])
+    monkeypatch.setenv("LOCAL_RANK", "1")  # the first process has just written it
+    assert choose_run_dir(str(tmp_path), ["a.yaml"]) == tmp_path

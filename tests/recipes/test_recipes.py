@@ -1,12 +1,16 @@
 """Every recipe in the folder is found, built and stepped, on small files in the published layouts."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from lightning_mvrec.cli import fit, prepare
+from lightning_mvrec.cli.report import read_results
+from lightning_mvrec.cli.targets import read_targets
 from tests.recipes.tiny import write_all
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -34,6 +38,7 @@ def run(command: str, recipe: Path, data: Path, *words: str) -> None:
 def test_all_recipes_are_found():
     names = [str(path.relative_to(FOLDER)) for path in RECIPES]
     assert names == [
+        "amazon-beauty/best.yaml",
         "amazon-beauty/multi_view.yaml",
         "amazon-beauty/sasrec.yaml",
         "movielens-100k/click.yaml",
@@ -51,6 +56,36 @@ def test_all_recipes_are_found():
 def test_a_recipe_builds_and_takes_a_step(recipe, data, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mvrec"])
     run("fit", recipe, data, "--trainer.fast_dev_run", "2", "--run_dir", str(tmp_path / "run"))
+
+
+def test_a_run_that_stacks_leaves_the_sum_beside_its_parts(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    folder = tmp_path / "run"
+    run("fit", FOLDER / "movielens-100k" / "click.yaml", data, "--trainer.max_epochs", "1", "--run_dir", str(folder))
+    results = read_results(folder / "results.csv")
+    assert {(row.split, row.metric) for row in results if row.model == "stacked"} == {
+        ("test", "auc"),
+        ("test", "logloss"),
+    }
+    targets = read_targets(folder / "targets.npz")
+    weights = json.loads((folder / "summary.json").read_text())["stack_weights"]
+    assert list(weights) == [name for name in targets if name not in ("user", "label", "stacked")]
+    assert set(targets["label"].tolist()) == {0.0, 1.0}
+    known = next(row.value for row in results if (row.model, row.metric) == ("stacked", "auc"))
+    assert known == pytest.approx(roc_auc_score(targets["label"], targets["stacked"]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "message"),
+    [
+        ("movielens-1m/best.yaml", ["--stack", "true"], "stack must be false without labelled targets"),
+        ("movielens-100k/click.yaml", ["--baselines", "[]"], "stack needs baselines to weigh beside the model"),
+    ],
+)
+def test_what_cannot_be_stacked_is_refused_before_training(recipe, words, message, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mvrec"])
+    with pytest.raises(ValueError, match=message):
+        run("fit", FOLDER / recipe, data, "--run_dir", str(tmp_path / "run"), *words)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -20,7 +20,7 @@ def steps(folder: Path, root: Path, name: str, devices: int, count: int, *words:
     """Train ``count`` steps without dropout and return their losses."""
     arguments = ["--config", str(RECIPE), "--data.root", str(root), "--data.store_dir", str(folder / "store")]
     arguments += ["--run_dir", str(folder / name), "--trainer.devices", str(devices), "--trainer.max_steps", str(count)]
-    arguments += ["--trainer.max_epochs", "1000", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
+    arguments += ["--trainer.max_epochs", "1000", "--trainer.limit_val_batches", "0"]
     arguments += ["--trainer.callbacks", "tests.recipes.losses.StepLosses"]
     arguments += ["--trainer.callbacks.folder", str(folder / name / "losses")]
     arguments += ["--trainer.enable_checkpointing", "false"]

@@ -56,6 +56,7 @@ def main() -> None:
         embedding_dim=measure.WIDTH,
         user=False,
         item_fields=[],
+        init_std=0.02,  # RePlay draws its items with 0.024; ours start at length 1 otherwise, which learns later
     )
     module = MultiViewModule(model, FullSoftmaxLoss(), partial(torch.optim.Adam, lr=measure.RATE, betas=measure.BETAS))
     training, evaluation = measure.Clock(), measure.Clock()

@@ -4,6 +4,8 @@
 
 makes the environments that are missing below ``--envs`` (about 1.5 GB and some minutes each), then runs every side in
 turn, round after round, on one thread, and prints a table and, as its last line, one JSON object with the ratios.
+Speed, memory and quality come from the same runs, so a side trains until it has learned something; RecTools, which is
+compared in speed and memory alone, trains one epoch.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ GOALS = {
     "eval_cpu_ratio_l50": 0.5,
 }
 """The most that this package may need of what RePlay needs."""
+QUALITY = {"ndcg_ratio_l50": 1.0, "ndcg_ratio_l200": 1.0}
+"""The least that this package's NDCG@10 may be of RePlay's after the same epochs."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,18 @@ class Side:
     Args:
         script: Its worker.
         packages: What its environment consists of; none for the environment that runs this script.
+        only_speed: Whether one epoch is enough.
     """
 
     script: str
     packages: tuple[str, ...] = ()
+    only_speed: bool = False
 
 
 SIDES = {
     "RePlay": Side("replay_rec.py", ("replay-rec[torch]==0.22.0", TORCH)),
     OURS: Side("ours.py"),
-    "RecTools": Side("rectools_sasrec.py", ("rectools[torch]==0.19.0", TORCH)),
+    "RecTools": Side("rectools_sasrec.py", ("rectools[torch]==0.19.0", TORCH), only_speed=True),
 }
 
 
@@ -89,6 +95,11 @@ def joined(runs: list[dict]) -> dict:
     return flat
 
 
+def epochs_of(name: str, epochs: int) -> int:
+    """Return how many epochs a side trains."""
+    return 1 if SIDES[name].only_speed else epochs
+
+
 def table(results: dict[tuple[str, int], dict], epochs: dict[int, int]) -> str:
     """Lay the results out, one row a side and length."""
     lines = [
@@ -96,7 +107,8 @@ def table(results: dict[tuple[str, int], dict], epochs: dict[int, int]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for (name, length), value in sorted(results.items(), key=lambda entry: entry[0][1]):
-        quality = f"{value['ndcg@10']:.4f} ({epochs[length]} epochs)"
+        trained = epochs_of(name, epochs[length])
+        quality = f"{value['ndcg@10']:.4f} ({trained} epoch{'s' * (trained > 1)})"
         lines.append(
             f"| {length} | {name} | {value['train_cpu']:.1f} | {value['train_wall']:.1f} | {value['peak_mb']:.0f} | "
             f"{value['eval_cpu']:.2f} | {quality} |"
@@ -114,6 +126,7 @@ def ratios(results: dict[tuple[str, int], dict], lengths: list[int]) -> dict[str
         found[f"train_cpu_ratio_l{length}"] = ours["train_cpu"] / theirs["train_cpu"]
         found[f"peak_memory_ratio_l{length}"] = ours["peak_mb"] / theirs["peak_mb"]
         found[f"eval_cpu_ratio_l{length}"] = ours["eval_cpu"] / theirs["eval_cpu"]
+        found[f"ndcg_ratio_l{length}"] = ours["ndcg@10"] / theirs["ndcg@10"]
     return {key: round(value, 4) for key, value in found.items()}
 
 
@@ -123,6 +136,11 @@ def verdicts(values: dict[str, float]) -> str:
     lines = [
         f"{name}: {values[name]:.2f}, wanted at most {goal}: {words[values[name] <= goal]}"
         for name, goal in GOALS.items()
+        if name in values
+    ]
+    lines += [
+        f"{name}: {values[name]:.3f}, wanted at least {goal}: {words[values[name] >= goal]}"
+        for name, goal in QUALITY.items()
         if name in values
     ]
     return "\n".join(lines)
@@ -145,8 +163,8 @@ def main() -> None:
     )
     parser.add_argument("--peers", nargs="*", default=["RePlay", "RecTools"], choices=[*SIDES], help="whom to compare")
     parser.add_argument("--lengths", nargs="+", type=int, default=[50, 200])
-    parser.add_argument("--epochs", nargs="+", type=int, default=[5, 1], help="epochs at each length")
-    parser.add_argument("--rounds", type=int, default=2, help="each with a seed of its own, sides in turn")
+    parser.add_argument("--epochs", nargs="+", type=int, default=[6, 4], help="epochs at each length")
+    parser.add_argument("--rounds", type=int, default=1, help="each with a seed of its own, sides in turn")
     options = parser.parse_args()
     if len(options.epochs) != len(options.lengths):
         parser.error("--epochs must hold one number for each of --lengths")
@@ -160,10 +178,11 @@ def main() -> None:
                 work = Path(folder) / str(length)
                 work.mkdir(exist_ok=True)
                 for name in names:
-                    run = measure(name, pythons[name], file, length, epochs[length], seed, work)
+                    run = measure(name, pythons[name], file, length, epochs_of(name, epochs[length]), seed, work)
                     runs.setdefault((name, length), []).append(run)
                     seconds = sum(run["train_cpu"]) / len(run["train_cpu"])
-                    print(f"round {seed + 1}, length {length}, {name}: {seconds:.1f} CPU s an epoch", flush=True)
+                    what = f"{seconds:.1f} CPU s an epoch, {run['peak_mb']:.0f} MB, NDCG@10 {run['ndcg@10']:.4f}"
+                    print(f"round {seed + 1}, length {length}, {name}: {what}", flush=True)
     results = {key: joined(value) for key, value in runs.items()}
     versions = {name: run[0]["versions"] for (name, _), run in runs.items()}
     print("\n" + table(results, epochs) + f"\n\nversions: {versions}")
