@@ -39,6 +39,8 @@ class Line:
         self.closed = False
         self._buffer = b""
         sock.settimeout(1.0)
+        # Otherwise a second message waits for word of the first, and is lost if this process ends meanwhile.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _open.add(sock)
 
     def fileno(self) -> int:

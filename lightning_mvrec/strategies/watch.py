@@ -94,6 +94,7 @@ class Watch:
         self._identities: dict[int, Identity] = {}
         self._lines: dict[int, Line] = {}
         self._standings: dict[int, Standing] = {}
+        self._aware: set[int] = set()  # ranks that know of the fault
         self._reports: queue.SimpleQueue[Fault] = queue.SimpleQueue()
         self._known, self._told = threading.Event(), threading.Event()
         self._raising = self._leaving = self._sigterm = self._sigterm_told = False
@@ -269,6 +270,9 @@ class Watch:
             if "identity" in message:
                 self._identities[message["fault"]["rank"]] = Identity(**message["identity"])
             self._adopt(Fault(**message["fault"]))
+            line.send(known=True)
+        if "known" in message:
+            self._aware.add(rank)
         return rank
 
     def _tick(self, now: float, elapsed: float, late: bool) -> None:
@@ -340,10 +344,19 @@ class Watch:
         now = time.monotonic()
         if fault.rank == self._rank and fault.stuck:
             show_stack(self._rank)
+            self._await_aware(now + 1.0)
             end_process(1, self._run_of.finalize)
         self._deadline = now + (self._limits.step if self._raising else self._limits.grace)
         if fault.stuck:
             self._kill_at = now + self._limits.grace / 2
+
+    def _await_aware(self, end: float) -> None:
+        """Stay until all that are told of the fault know it: what is under way when a process ends may be lost."""
+        while any(not line.closed and rank not in self._aware for rank, line in self._lines.items()):
+            if time.monotonic() > end:
+                return
+            for key, _ in self._selector.select(0.1):
+                self._serve(key.fileobj, key.data)
 
     def _why(self, rank: int) -> str:
         for _ in range(10):
