@@ -14,7 +14,16 @@ import sys
 from pathlib import Path
 
 from lightning_mvrec.installation.look import inspect
-from lightning_mvrec.installation.trio import FBGEMM, MALICIOUS, TRIOS, choose_device, choose_trio, trio_commands
+from lightning_mvrec.installation.trio import (
+    DEFAULT_TRIO,
+    FBGEMM,
+    MALICIOUS,
+    TRIOS,
+    choose_device,
+    choose_trio,
+    minor,
+    trio_commands,
+)
 
 # A user may name an index that has a smaller (CPU) or another (CUDA) build of torch than the default one.
 TORCH_INDEX = "MVREC_TORCH_INDEX"
@@ -38,7 +47,15 @@ def install(device: str, trio: str | None, project: str, groups: list[str], dry:
     device = choose_device(found) if device == "auto" else device
     trio = trio or choose_trio(found)
     machine = f"{found.gpus} GPU(s) found" if found.gpus else "no NVIDIA GPU found"
-    say(f"{machine}: {device} builds of torch {trio} and the fbgemm and torchrec that belong to it, into {sys.prefix}")
+    parts = f"torch {trio}, the {device} build of its fbgemm, and its torchrec"
+    say(f"{machine}: {parts}, into {sys.prefix}")
+    if minor(found.versions.get("torch", trio)) != trio:
+        say("between two steps pip may speak of an ERROR and of dependency conflicts; the table at the end counts")
+    if trio != DEFAULT_TRIO:
+        say(
+            f"the package itself goes on asking for torch {DEFAULT_TRIO}: `pip check` says so, and whatever installs "
+            f"lightning-mvrec with its dependencies brings that back; `mvrec doctor --install --trio {trio}` mends it"
+        )
     pip = [found.python, "-m", "pip"]
     if importlib.util.find_spec("pip") is None:
         _run([[found.python, "-m", "ensurepip", "--upgrade"]], dry)

@@ -14,7 +14,8 @@ import re
 import sys
 from dataclasses import dataclass, field
 
-# The trios that work, by the minor version of torch; a release of one never works with a release of another.
+# The trios that work, by the minor version of torch. They are not to be mixed: fbgemm of one cannot be imported under
+# torch of another, and which fbgemm a torchrec calls is tested upstream for its own release alone.
 TRIOS = {
     "2.13": {"torch": "2.13.0", "fbgemm": "1.8.0", "torchrec": "1.8.0"},
     "2.14": {"torch": "2.14.1", "fbgemm": "1.9.0", "torchrec": "1.9.2"},

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -78,7 +78,8 @@ class Saves:
             return
         if self._world is not dist.group.WORLD:  # the first save, or the first after the processes met anew
             self._world = dist.group.WORLD
-            self._group = dist.new_group(backend="gloo", timeout=self._timeout)
+            # torch 2.14 says that it may be a number: to a rank outside of the group, and none is.
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=self._timeout))
         self._save = _Save(staged, self._group)
         self._save.thread.start()
 

@@ -45,6 +45,25 @@ def test_a_dry_run_runs_nothing(calls, project, capsys):
     assert "py -m pip install torch===2.14.1" in capsys.readouterr().out
 
 
+def test_what_pip_says_about_a_trio_that_the_package_does_not_ask_for_is_foretold(calls, capsys):
+    install("cpu", "2.14", "", [], dry=True)
+    said = capsys.readouterr().out
+    assert "goes on asking for torch 2.13: `pip check` says so" in said
+    assert "`mvrec doctor --install --trio 2.14` mends it" in said
+    assert "ERROR" not in said
+    install("cpu", "2.13", "", [], dry=True)
+    assert "pip check" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("have", "want"), [("2.13.0+cpu", "2.14"), ("2.14.1", "2.13")])
+def test_that_pip_speaks_of_errors_while_trios_change_is_foretold(calls, monkeypatch, capsys, have, want):
+    monkeypatch.setattr(module, "inspect", lambda: Found(python="py", versions={"torch": have}))
+    install("cpu", None, "", [], dry=True)
+    assert "ERROR" not in capsys.readouterr().out
+    install("cpu", want, "", [], dry=True)
+    assert "pip may speak of an ERROR" in capsys.readouterr().out
+
+
 def test_a_step_that_fails_stops_the_rest_and_is_named(calls, monkeypatch):
     monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command) or 1)
     with pytest.raises(SystemExit, match="failed, see above: py -m pip install torch"):
