@@ -43,8 +43,8 @@ class Limits:
 
     @property
     def grace(self) -> float:
-        """For a main thread to end by itself once another rank has failed."""
-        return min(10.0, self.step / 4)
+        """For a main thread to end by itself once another rank has failed; a busy machine may need seconds for it."""
+        return min(10.0, max(5.0, self.step / 4))
 
     @property
     def sure(self) -> float:
@@ -105,7 +105,7 @@ class Watch:
         self._wake, self._woken = pair()
         self._server: socket.socket | None = None
         self._token = ""
-        self._thread = threading.Thread(target=self._work, daemon=True, name="mvrec-watch")
+        self.thread = threading.Thread(target=self._work, daemon=True, name="mvrec-watch")
 
     def start(self) -> bool:
         """Meet the other ranks; False if rank 0 cannot be reached. Every rank must call this."""
@@ -126,7 +126,7 @@ class Watch:
             self._lines[0] = line
             self._selector.register(line, selectors.EVENT_READ, 0)
             line.send(hello=self._rank, token=self._token, identity=asdict(self._me))
-        self._thread.start()
+        self.thread.start()
         return True
 
     @property
@@ -148,7 +148,7 @@ class Watch:
         self._raising = True
         self._reports.put(Fault(self._rank, text))
         self._rouse()
-        self._told.wait(2.0)
+        self._told.wait(self._limits.grace)
 
     def explain(self, error: BaseException) -> Fault | None:
         """Return why the connection to another rank was lost, or None if ``error`` is about something else."""
@@ -179,7 +179,7 @@ class Watch:
         """
         self._leaving = True
         self._rouse()
-        self._thread.join()
+        self.thread.join()
         if self.fault is not None and not self._raising:
             raise RuntimeError(str(self.fault))
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.fabric.utilities.distributed import _init_dist_connection
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -27,6 +30,8 @@ from lightning_mvrec.strategies.standing import Beat, Observer
 from lightning_mvrec.strategies.watch import TERMINATED, Limits, Surroundings, Watch
 
 _LAUNCHER = "MVREC_LAUNCHER_PID"
+#: Seconds that a process which has started others is given to end by itself, once it is not watched any more.
+_TO_END = 10.0
 
 
 class WatchedStrategy(DDPStrategy):
@@ -93,6 +98,7 @@ class WatchedStrategy(DDPStrategy):
             say(rank, "rank 0 cannot be reached beside the process group: if a rank fails, no message will name it")
             return
         self._watch = watch
+        _let_watch_go_first(watch.thread)
         self._usual = {}
         self._hooks = _Hooks(trainer, watch, self._beat)
         self._all_watch = all_watch
@@ -330,6 +336,22 @@ def _finalize(trainer: pl.Trainer) -> None:
     for logger in trainer.loggers:  # on other ranks they do nothing
         with contextlib.suppress(Exception):
             logger.finalize("failed")
+
+
+def _let_watch_go_first(watch: threading.Thread) -> None:
+    """Let Lightning kill this process for the loss of another one only after there was time to say which, and to end.
+
+    Its thread looks every five seconds, which may be a moment after the loss.
+    """
+
+    def end(observer: _ChildProcessObserver) -> None:
+        watch.join()  # it ends the process itself, unless an exception is on its way out of the Trainer
+        time.sleep(_TO_END)
+        type(observer)._terminate_all(observer)
+
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._terminate_all = partial(end, thread)  # type: ignore[method-assign]
 
 
 @contextmanager

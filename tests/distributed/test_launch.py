@@ -31,7 +31,7 @@ def test_ranks_that_hang_are_killed():
     start = time.monotonic()
     with pytest.raises(RankError, match="did not end within 1 s"):
         run_ranks(lambda: time.sleep(60), 2, timeout=1)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50
 
 
 def test_the_parent_stays_without_a_process_group():

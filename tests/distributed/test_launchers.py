@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_mvrec.strategies.checkpoint import read_meta
 from tests.distributed.launch import run_ranks
 from tests.distributed.test_faults import kept_fit, losses
 
@@ -28,10 +29,10 @@ def run(folder, command, fault, bad):
             [*command, SCRIPT, folder, fault, str(bad)], env=environment, stdout=file, stderr=file
         )
         try:
-            status = process.wait(timeout=500)
+            status = process.wait(timeout=900)
         finally:
             process.kill()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while left := processes(folder):
         if time.monotonic() > end:
             for pid in left:
@@ -69,9 +70,19 @@ def test_torchrun_starts_again_from_the_last_checkpoint_after_a_kill(tmp_path):
 @pytest.mark.parametrize("bad", [0, 1])
 def test_lightnings_launcher_leaves_no_process_when_one_is_killed(tmp_path, bad):
     status, log = run(tmp_path, [sys.executable], "get_killed", bad)
-    assert status
+    assert status == (1 if bad else -signal.SIGKILL)  # that of rank 0
     how = "killed by signal 9" if bad else "its process was killed"  # rank 0 has started rank 1, and knows
     assert f"[rank {1 - bad}] rank {bad} is gone: {how}" in log
+
+
+def test_lightnings_launcher_lets_the_first_process_end_after_sigterm_to_another(tmp_path):
+    status, log = run(tmp_path, [sys.executable], "get_sigterm", 1)
+    assert status == 128 + signal.SIGTERM
+    for rank in range(2):
+        assert f"[rank {rank}] stopped before batch" in log
+    assert "all is put away" in log
+    made = max(losses(tmp_path, 0))
+    assert read_meta(tmp_path / "last.ckpt")["checkpoint"]["global_step"] == made + 1 < 18
 
 
 def test_lightnings_launcher_leaves_no_process_when_rank_0_dies_before_all_have_joined(tmp_path):

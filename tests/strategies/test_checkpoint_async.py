@@ -90,7 +90,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     later = threading.Event()
 
     def write(*args, **kwargs):
-        assert later.wait(30), "training has waited"
+        assert later.wait(100), "training has waited"
         return WRITE(*args, **kwargs)
 
     monkeypatch.setattr(dcp.FileSystemWriter, "write_data", write)
@@ -123,6 +123,14 @@ def test_the_last_checkpoint_is_there_when_the_fit_ends(tmp_path, monkeypatch, s
     assert run_ranks(run, size) == [6] * size
 
 
+class Unhurried(InConfigureModel):
+    """Leaves the thread that writes time to fail before the next save, which would wait for it."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.global_step > 120:
+            time.sleep(0.2)
+
+
 @pytest.mark.parametrize(("size", "rank"), [(1, 0), (2, 0), (2, 1)])
 def test_an_error_in_the_background_stops_all_ranks_at_a_step_and_keeps_the_last_good_one(
     tmp_path, monkeypatch, size, rank
@@ -131,7 +139,7 @@ def test_an_error_in_the_background_stops_all_ranks_at_a_step_and_keeps_the_last
 
     def run():
         keep = ModelCheckpoint(tmp_path, every_n_train_steps=60, save_last="link", filename="{step}")
-        module = InConfigureModel()
+        module = Unhurried()
         with pytest.raises(OSError, match=rf"written in the background.*rank {rank}: OSError.*No space left"):
             fit(keep, True, module, epochs=50)
         return len(module.losses)

@@ -220,7 +220,7 @@ class Meets(Measured):
 @pytest.mark.slow
 def test_a_step_that_meets_the_other_ranks_otherwise_is_named():
     def run():
-        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise", failure_timeout=3.0))
+        runner = trainer(TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise", failure_timeout=6.0))
         runner.validate(Meets(), mine((2, 4)), verbose=False)
 
     with pytest.raises(

@@ -7,14 +7,25 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.utils.data import DataLoader
+from torchrec import EmbeddingCollection, EmbeddingConfig
 
-from lightning_mvrec.strategies import Adagrad, RowWiseAdagrad, TorchRecStrategy, plain_module
+from lightning_mvrec.strategies import (
+    SGD,
+    Adagrad,
+    Exchanged,
+    Planner,
+    RowWiseAdagrad,
+    TableConstraint,
+    TorchRecStrategy,
+    plain_module,
+)
 from lightning_mvrec.strategies.checkpoint_read import SafeReader
 from lightning_mvrec.strategies.checkpoint_stage import stage
 from lightning_mvrec.strategies.lookups import LookupGuard
+from lightning_mvrec.strategies.tables import shards
 from tests.distributed.launch import RankError, run_ranks
 from tests.distributed.test_reshard import AFTER, BEFORE, go, look
-from tests.strategies.stranger import InInit, batches, loader, trainer
+from tests.strategies.stranger import DIM, ITEMS, USERS, InInit, batches, loader, trainer
 from tests.strategies.test_by_hand import CASES, Everything, by_hand, by_trainer
 from tests.strategies.test_empty import BATCHES, TAKEN, Bags, Sequences, reference, train
 from tests.strategies.test_evaluated import QUIET, Measured, mine
@@ -46,7 +57,7 @@ def test_replica_groups_train_as_the_loop_by_hand_and_stay_equal():
         return found
 
     expected = run_ranks(lambda: {name: by_hand(CASES[name]) for name, _, _ in TRAINED}, 1)[0]
-    ranks = run_ranks(run, 4, timeout=120)  # each has put its own group's shards together
+    ranks = run_ranks(run, 4)  # each has put its own group's shards together
     for number, (name, sharding, groups) in enumerate(TRAINED):
         for key, value in expected[name].items():
             far = (ranks[0][number][key] - value).abs().max().item()
@@ -138,6 +149,138 @@ def test_rows_are_worked_on_and_written_once(tmp_path):
         assert all(torch.equal(read[key], value) for key, value in plain.state_dict().items())
 
 
+STEPS = 6
+#: A number is off by at most this part of itself when it is rounded to the type, which has 11 or 8 bits.
+ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8}
+NOISE = 2e-6  # of float32, in some dozen additions of numbers up to 2
+
+
+class Steady(TablesOnly):
+    """The gradient of a looked-up number is above 0 and does not depend on the weights: every step moves them down."""
+
+    def build(self):
+        super().build()
+        self.seen = []
+
+    def forward(self, batch):
+        return self.embeddings(batch["ids"]).values()
+
+    def training_step(self, batch, batch_idx):
+        found = self(batch)
+        draw = torch.Generator().manual_seed(10 * batch_idx + dist.get_rank())
+        return (found * (0.5 + torch.rand(found.shape, generator=draw))).sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.seen.append(self(batch))
+
+
+class SteadySequences(Steady):
+    def build(self):
+        super().build()
+        sizes = {"item": (ITEMS, "history"), "user": (USERS, "who")}
+        self.embeddings = EmbeddingCollection(
+            [
+                EmbeddingConfig(num_embeddings=rows, embedding_dim=DIM, name=name, feature_names=[feature])
+                for name, (rows, feature) in sizes.items()
+            ]
+        )
+
+    def forward(self, batch):
+        found = self.embeddings(batch["ids"])
+        return torch.cat([summed(found[name].values(), found[name].lengths()) for name in ("history", "who")], dim=1)
+
+
+def summed(vectors, lengths):
+    return torch.segment_reduce(vectors, "sum", lengths=lengths.long(), initial=0.0)
+
+
+def steady(kind, optimizer, sharding, groups, planner):
+    """First weights and those after training, the shards of this rank, and what it looks up then for one batch."""
+    pl.seed_everything(3, verbose=False)
+    module = kind()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    torch.manual_seed(dist.get_rank())  # should a kernel round at random, peers would do it differently
+    strategy = TorchRecStrategy(optimizer, sharding=sharding, planner=planner, replica_groups=groups)
+    runner = trainer(strategy)
+    runner.fit(module, loader(STEPS))
+    held = [
+        shard.tensor.clone() for table in strategy._tables.tables for shard in shards(strategy._tables.weight(table))
+    ]
+    runner.validate(module, loader(1), verbose=False)
+    return before, plain_module(module).state_dict(), held, module.seen[0]
+
+
+@pytest.mark.parametrize(("forward", "backward"), [("fp16", "bf16"), ("bf16", "fp16")])
+def test_vectors_exchanged_in_16_bits_are_off_by_their_rounding_and_peers_not_at_all(forward, backward):
+    """A gradient is rounded once, on its way to the rows; of a vector the part of each owner is, and then their sum.
+
+    With ``g (1 + a)`` in place of every gradient ``g``, where ``abs(a) <= u`` and ``g > 0``, SGD moves a row at most
+    ``1 + u`` times as far. Adagrad divides by the root of a sum of squares, which becomes ``1 - u`` times itself or
+    more: it moves a row at most ``(1 + u) / (1 - u)`` times as far.
+    """
+    u, planner = ROUNDING[backward], Planner(exchanged=Exchanged(forward, backward))
+    further = {SGD: u, Adagrad: (1 + u) / (1 - u) - 1, RowWiseAdagrad: (1 + u) / (1 - u) - 1}
+    cases = [
+        (Steady, SGD, "row_wise", 2),
+        (Steady, RowWiseAdagrad, "row_wise", 2),
+        (Steady, Adagrad, "column_wise", 2),
+        (SteadySequences, RowWiseAdagrad, "row_wise", 2),
+        (SteadySequences, SGD, "table_wise", 2),
+        (Steady, RowWiseAdagrad, "row_wise", 4),
+    ]
+
+    def run():
+        return [
+            [steady(kind, optimizer(lr=0.1), sharding, groups, wish) for wish in (None, planner)]
+            for kind, optimizer, sharding, groups in cases
+        ] + [[batches(1)[0]["ids"]]]
+
+    ranks = run_ranks(run, 4)
+    for number, (kind, optimizer, sharding, groups) in enumerate(cases):
+        case = kind.__name__, optimizer.__name__, sharding, groups
+        (before, exact, _, _), (_, rounded, _, _) = ranks[0][number]
+        size = 4 // groups
+        for key, value in exact.items():
+            moved = before[key] - value
+            assert (moved > -NOISE).all(), case
+            far = (rounded[key] - value).abs()
+            assert (far <= further[optimizer] * moved + NOISE).all(), (case, key, (far / moved).max())
+            assert size == 1 or far.max() > 0.01 * u * moved.max(), case  # it was rounded
+        for rank in range(4):
+            for own, first in zip(ranks[rank][number][1][2], ranks[rank % size][number][1][2], strict=True):
+                assert torch.equal(own, first), (case, rank)
+            ids, found = ranks[rank][-1][0], ranks[rank][number][1][3]
+            sums, most = [], []
+            for feature, table in (("history", "item"), ("who", "user")):
+                weight = next(value for key, value in rounded.items() if f".{table}." in key)
+                vectors, lengths = weight[ids[feature].values()], ids[feature].lengths()
+                sums.append(summed(vectors, lengths))
+                most.append(summed(vectors.abs(), lengths))
+            sums, most = torch.cat(sums, dim=1), torch.cat(most, dim=1)
+            far = (found - sums).abs()
+            assert (far <= ((1 + ROUNDING[forward]) ** 2 - 1) * most + NOISE).all(), (case, rank)
+            assert size == 1 or far.max() > 0.01 * ROUNDING[forward] * most.max(), (case, rank)
+
+
+def test_tables_in_half_precision_are_off_by_the_rounding_of_each_step_and_peers_not_at_all():
+    planner = Planner(constraints={name: TableConstraint(dtype="fp16") for name in ("item", "user")})
+
+    def run():
+        return [steady(Steady, RowWiseAdagrad(lr=0.1), "row_wise", 2, wish) for wish in (None, planner)]
+
+    ranks = run_ranks(run, 4)
+    (before, exact, _, _), (_, half, _, _) = ranks[0]
+    for key, value in exact.items():
+        largest = torch.maximum(before[key].abs(), value.abs())
+        far = (half[key].float() - value).abs()
+        assert (far <= (1 + STEPS) * ROUNDING["fp16"] * largest + NOISE).all(), key  # when it is made, and in each step
+        assert far.max() > 0
+    for rank in range(4):
+        for own, first in zip(ranks[rank][1][2], ranks[rank % 2][1][2], strict=True):
+            assert own.dtype == torch.float16
+            assert torch.equal(own, first), rank
+
+
 def test_look_ahead_changes_no_loss(monkeypatch):
     sent, used = LookupGuard._sent_before, []
     monkeypatch.setattr(LookupGuard, "_sent_before", lambda *args: used.append(sent(*args)) or used[-1])
@@ -173,12 +316,13 @@ def test_ranks_with_different_numbers_of_evaluation_batches_measure_all():
 
 def test_an_id_outside_its_table_ends_all_groups():
     def run():
-        strategy = TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise", replica_groups=2)
+        settings = {"replica_groups": 2, "failure_timeout": 600.0}  # none hangs
+        strategy = TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise", **settings)
         value = 50 if dist.get_rank() == 3 else 0
         trainer(strategy).fit(InInit(), DataLoader(bad_batch("history", value), batch_size=None))
 
     with pytest.raises(RankError, match=r"ids must be in \[0, 50\), got 50 on rank 3") as told:
-        run_ranks(run, 4, timeout=30)
+        run_ranks(run, 4)
     assert "did not end within" not in str(told.value)
     assert all(f"rank {rank} failed" in str(told.value) for rank in range(4))
 
@@ -225,8 +369,8 @@ def test_the_plan_says_groups_and_what_peers_send():
         def bags_per_step(self):
             return {"history": 4, "who": 4}
 
-    def run(groups):
-        strategy = TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise", replica_groups=groups)
+    def run(groups, planner=None):
+        strategy = TorchRecStrategy(RowWiseAdagrad(lr=0.1), sharding="row_wise", replica_groups=groups, planner=planner)
         trainer(strategy).fit(Asked(), loader(1))
         return strategy.plan_report
 
@@ -240,6 +384,8 @@ def test_the_plan_says_groups_and_what_peers_send():
     # To the peer: ids and lengths of both ranks of the group, and the gradients of their bags.
     peer = (2 * 4 * 3 / 2 + 2 * 4) * 8 + 2 * 4 * 8 * 4
     assert item.sent_on_rank == [within + peer] * 4
+    halved = run_ranks(run, 4, 2, Planner(exchanged=Exchanged("fp16", "bf16")))[0].tables[0]
+    assert halved.sent_on_rank == [within - 2 * 4 * 8 * 2 + peer] * 4  # peers give each other float32
     within = (4 * 16 / 31 + 4) * 8 + 2 * 4 * 8 * 4
     peer = (2 * 4 * 16 / 31 + 2 * 4) * 8 + 2 * 4 * 8 * 4
     assert user.sent_on_rank[0] == pytest.approx(within + peer, rel=0.05)

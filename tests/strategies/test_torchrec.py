@@ -270,7 +270,7 @@ def test_two_processes_start_by_the_trainer_and_by_torchrun(tmp_path, launch):
         "        file.write(str(dist.get_world_size()))\n"
     )
     environment = {**os.environ, "HERE": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    subprocess.run([*launch, str(script)], check=True, env=environment, timeout=240)
+    subprocess.run([*launch, str(script)], check=True, env=environment, timeout=900)
     assert (tmp_path / "rank0").read_text() == "2"
     assert (tmp_path / "rank1").read_text() == "2"
     assert not (tmp_path / "plan.json").exists()  # without log and checkpoints nothing is kept
