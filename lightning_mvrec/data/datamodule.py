@@ -149,7 +149,10 @@ class EventsDataModule(LightningDataModule):
         self._usage: dict[str, tuple[float, float]] | None = None
 
     def prepare_data(self) -> None:
-        """Prepare the store, or find the one that the same files and settings gave before; prints which."""
+        """Prepare the store, or find the one that the same files and settings gave before; prints which.
+
+        Of a new one it prints how many users, items and events there are, and what the split made of them.
+        """
         path = store_path(self.settings, self.root, self.store_dir)
         found = path.is_dir()
         store = prepare(**vars(self.settings), root=self.root, store_dir=self.store_dir, engine=self.engine)
@@ -157,6 +160,8 @@ class EventsDataModule(LightningDataModule):
             self.covisits.graph(store)
         if self._store is None:  # Lightning calls this before every stage; one line is enough
             print(f"data: {'reusing' if found else 'prepared'} {store.path}")
+            if not found:
+                print(store.summary)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the store."""

@@ -42,8 +42,9 @@ def assign_tables(
     """Decide for every table of ``collections`` (path -> collection) and return them in the module's order.
 
     Raises:
-        ValueError: If a table has no optimizer, or one that has no fused kernel on this device and is sharded; if a
-            name is unknown; if ``replicate`` names only some tables of a collection.
+        ValueError: If a table has no optimizer, or one that has no fused kernel on this device and is sharded; if the
+            width of a sharded one is not a multiple of 4; if a name is unknown; if ``replicate`` names only some
+            tables of a collection.
     """
     replicated = replicated_paths(collections, replicate, replicate_below)
     for path, collection in collections.items():
@@ -194,7 +195,14 @@ def _refuse_incomplete(tables: Sequence[Table], device_type: str) -> None:
     if left and not everything_is_dense:
         raise ValueError(f"no table optimizer for {[table.name for table in left]}. {HOW_TO_CHOOSE}")
     for table in tables:
-        if table.optimizer is None or table.replicated:
+        if table.replicated:
+            continue
+        if (dim := table.config.embedding_dim) % 4:
+            raise ValueError(
+                f"table {table.name!r} is sharded, and its embedding_dim must then be a multiple of 4, got {dim}: "
+                f"choose another width, or replicate the table with replicate=[{table.path!r}]"
+            )
+        if table.optimizer is None:
             continue
         if lack := table.optimizer.lacks(device_type, pooled=hasattr(table.config, "pooling")):
             raise ValueError(

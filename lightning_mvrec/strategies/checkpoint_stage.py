@@ -58,6 +58,7 @@ def stage(
 
     Raises:
         ValueError: If the checkpoint holds objects that could not be read back safely.
+        RuntimeError: If ranks are not at the same step.
     """
     state_dict = checkpoint.pop("state_dict", {})
     tensors = {key: value for key, value in state_dict.items() if isinstance(value, (Tensor, ShardedTensor))}
@@ -66,18 +67,25 @@ def stage(
     tensors, states = ({key: value for key, value in part.items() if _is_written(value)} for part in (tensors, states))
     everyone: list[Any] = [None] * dist.get_world_size()
     plain = [key for part in (tensors, states) for key, value in part.items() if not isinstance(value, ShardedTensor)]
-    dist.all_gather_object(everyone, (random_state(), plain))
+    dist.all_gather_object(everyone, (random_state(), plain, checkpoint.get("global_step"), os.fspath(path)))
+    steps = [step for _, _, step, _ in everyone]
+    if len({*steps}) > 1:
+        raise RuntimeError(
+            f"{path} was not saved: ranks must be at the same step, got {steps} by rank. An interrupt (Ctrl-C) meets "
+            "each rank where it is; SIGTERM to any of them stops all before the same batch, and saves there"
+        )
+    path = everyone[0][-1]  # a name may contain a metric, which each rank has its own of
     meta = b""
 
     def serialise() -> None:
         nonlocal meta
-        randoms = [random for random, _ in everyone]
+        randoms = [random for random, *_ in everyone]
         meta = _serialise({"format": FORMAT, "checkpoint": checkpoint, "random": randoms})
 
     on_rank_zero(serialise)
     if copy:
         # What several ranks have, the first of them writes; the others need not copy it.
-        others = {key for _, keys in everyone[: dist.get_rank()] for key in keys}
+        others = {key for _, keys, *_ in everyone[: dist.get_rank()] for key in keys}
         tensors, states = (
             {key: value if key in others else _copied(value) for key, value in part.items()}
             for part in (tensors, states)

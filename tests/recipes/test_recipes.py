@@ -112,7 +112,10 @@ def test_a_hardware_overlay_sets_trainer_arguments_only(overlay):
 def test_a_recipe_is_prepared_without_training(data, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mvrec"])
     run("prepare", FOLDER / "taobao" / "multi_behavior.yaml", data)
-    assert "taobao" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "taobao" in said
+    assert "items in the catalogue" in said
+    assert "view cart: " in said
 
 
 def test_missing_files_say_what_to_download(tmp_path, monkeypatch):

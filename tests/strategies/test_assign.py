@@ -104,6 +104,15 @@ def test_adam_needs_cuda_or_replication():
     assert assign(Two(), Adam(lr=0.1), replicate="all")
 
 
+def test_a_width_that_kernels_do_not_have_needs_replication():
+    module = nn.Module()
+    config = EmbeddingBagConfig(num_embeddings=5, embedding_dim=30, name="odd", feature_names=["odd"])
+    module.bags = EmbeddingBagCollection([config])
+    with pytest.raises(ValueError, match=r"'odd' is sharded, and its embedding_dim must then be a multiple of 4"):
+        assign(module, SGD(lr=0.1))
+    assert assign(module, SGD(lr=0.1), replicate="all")
+
+
 def test_the_hook_of_an_optimizer_in_backward_is_taken_away():
     module = Two()
     _apply_optimizer_in_backward(torch.optim.SGD, module.first.parameters(), {"lr": 1.0})

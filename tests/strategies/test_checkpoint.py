@@ -6,6 +6,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import Shard, init_from_local_shards
 
 from lightning_mvrec.strategies import checkpoint
 from tests.distributed.launch import run_ranks
@@ -177,3 +179,25 @@ def test_a_checkpoint_is_removed_but_not_what_a_link_points_to(good, tmp_path):
     assert target.exists()
     checkpoint.remove(target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("steps", [(20, 20), (21, 20)])
+def test_ranks_save_one_whole_checkpoint_or_none(tmp_path, steps):
+    def write():
+        rank = dist.get_rank()
+        shards = [Shard.from_tensor_and_offsets(torch.full((2,), float(rank)), [2 * rank], rank)]
+        content = {"global_step": steps[rank], "state_dict": {"w": init_from_local_shards(shards, 4)}}
+        try:
+            checkpoint.write(tmp_path / f"loss={rank}-step={steps[rank]}.ckpt", content, {})
+        except RuntimeError as error:
+            return str(error)
+
+    said = run_ranks(write, 2)
+    if len({*steps}) > 1:
+        assert all("must be at the same step, got [21, 20] by rank" in text for text in said)
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert [path.name for path in tmp_path.iterdir()] == ["loss=0-step=20.ckpt"]  # a metric of each rank's own
+    weight = torch.zeros(4)
+    checkpoint.read_weights(tmp_path / "loss=0-step=20.ckpt", {"w": weight}, {}, alone=True)
+    assert weight.tolist() == [0, 0, 1, 1]

@@ -166,6 +166,9 @@ class TableSource(Source):
         user_columns: Column map of ``users``.
         text: Columns of ``items`` kept as text.
         time_unit: Unit of numeric times.
+
+    Raises:
+        ValueError: If two views have one file: all its events would be in both.
     """
 
     folder = "tables"
@@ -183,6 +186,12 @@ class TableSource(Source):
         text: list[str] | None = None,
         time_unit: Literal["s", "ms", "us", "ns"] = "s",
     ) -> None:
+        for name, file in views.items():
+            if alike := [other for other in views if views[other] == file and other != name]:
+                raise ValueError(
+                    f"views must have files of their own, {name!r} and {alike[0]!r} both have {file!r}. "
+                    "LogSource(file=..., behavior=<column>) makes views of one log by the values of a column"
+                )
         self.views = views
         self.columns = columns
         self.items = items

@@ -172,3 +172,8 @@ def test_a_faulty_file_is_named_with_the_place(tmp_path, source, files, message)
 def test_an_absent_file_says_what_to_download_and_how_to_lay_it_out(source, name, root):
     with pytest.raises(ValueError, match=rf"root must .*(None|nowhere).*{name}.*<root>/{source.folder}/"):
         source.files(root)
+
+
+def test_two_views_of_one_file_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"'view' and 'buy' both have 'log.csv'. LogSource\(file"):
+        TableSource({"view": "log.csv", "cart": "cart.csv", "buy": "log.csv"})
