@@ -239,7 +239,8 @@ class RecipeCLI(LightningCLI):
 def main(command: str, argv: list[str]) -> int:
     """Run one of ``fit``, ``validate``, ``test``, ``predict`` with the words that follow it."""
     if not config_paths(argv) and not any(
-        word.startswith(("-h", "--help", "--model", "--print_config")) for word in argv
+        word.startswith(("-h", "--help", "--model", "--print_config")) or word.partition("=")[0].endswith(".help")
+        for word in argv
     ):
         print(
             f"mvrec {command}: needs a recipe, for example --config recipes/quickstart.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ _NOISE = re.compile(r"^\s*(- Expected a <class 'NoneType'>|Given value|Does not 
 # What jsonargparse was reading when it refused: the argument, and inside of it the class.
 _INSIDE = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"class_path '([^']+)':\s*$")
+_NO_CLASS = re.compile(r"module '(lightning_mvrec[\w.]*)' has no attribute '(\w+)'")
 _TRIED = re.compile(r"^Type .*?expects a function or a callable class: ?")
 
 
@@ -58,6 +60,8 @@ def explain(message: str, words: list[str]) -> str:
         'model.wdth (command line) is not a known key'
     """
     found = _NOT_ACCEPTED.search(message)
+    if found is None and (absent := _NO_CLASS.search(message)):
+        return _absent(absent[1], absent[2], words)
     if found is None:
         lines = [line.strip().lstrip("- ") for line in message.splitlines() if line.strip() and not _NOISE.match(line)]
         # What was tried in vain repeats the value; why it failed stands behind it.
@@ -78,26 +82,42 @@ def explain(message: str, words: list[str]) -> str:
     return f"{' and '.join(places)} is not a known key{hint}"
 
 
-def _places(key: str, words: list[str]) -> Iterator[tuple[str, str, str | None]]:
-    """Yield every place of a key: its dotted path, the file or the command line, and the class it is given to."""
+def _absent(module: str, name: str, words: list[str]) -> str:
+    """Say of a class that a module of this package does not have where it is named, and which there are."""
+    wanted = f"{module}.{name}"
+    places = [f"{place} ({source})" for place, source, _ in _places("class_path", words, wanted)] or [
+        "the command line"
+    ]
+    there = getattr(importlib.import_module(module), "__all__", [])
+    close = difflib.get_close_matches(name, there, 1)
+    hint = f"did you mean {close[0]!r}? There are" if close else "there are"
+    return f"{' and '.join(places)}: there is no {wanted}; {hint} {', '.join(there)}"
+
+
+def _places(key: str, words: list[str], value: str | None = None) -> Iterator[tuple[str, str, str | None]]:
+    """Yield every place of a key: its dotted path, the file or the command line, and the class it is given to.
+
+    With a ``value``, the places in files that have it.
+    """
     for path in config_paths(words):
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError):
             continue
-        for place, owner in _paths(content, key):
-            yield place, path, owner
+        for place, found, owner in _paths(content, key):
+            if value in (None, found):
+                yield place, path, owner
     for word in words:
         option = word.removeprefix("--").partition("=")[0]
-        if word.startswith("--") and key in option.split("."):
+        if value is None and word.startswith("--") and key in option.split("."):
             yield option, "command line", None
 
 
-def _paths(content: Any, key: str, prefix: str = "", owner: str | None = None) -> Iterator[tuple[str, str | None]]:
-    """Yield the dotted path of every place of a key, and the ``class_path`` beside the ``init_args`` that hold it."""
+def _paths(content: Any, key: str, prefix: str = "", owner: str | None = None) -> Iterator[tuple[str, Any, str | None]]:
+    """Yield every place of a key: its dotted path, its value, the ``class_path`` beside ``init_args`` that hold it."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for name, value in items:
         place = f"{prefix}.{name}" if prefix else str(name)
         if name == key:
-            yield place, owner
+            yield place, value, owner
         yield from _paths(value, key, place, content.get("class_path") if name == "init_args" else None)

@@ -27,6 +27,18 @@ def test_a_key_known_elsewhere_is_named_where_it_is_wrong(tmp_path):
     assert message == f"traner.max_epochs ({recipe}) is not a known key"
 
 
+def test_a_class_that_there_is_not_is_named_with_its_place_and_those_that_there_are(tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("model: {init_args: {encoders: {click: {class_path: lightning_mvrec.encoders.GRUEncodr}}}}")
+    message = """Parser key "model":
+      Problem with given class_path 'lightning_mvrec.MultiViewModule':
+        Parser key "encoders": module 'lightning_mvrec.encoders' has no attribute 'GRUEncodr'."""
+    said = explain(message, ["fit", "--config", str(recipe)])
+    place = f"model.init_args.encoders.click.class_path ({recipe})"
+    assert said.startswith(f"{place}: there is no lightning_mvrec.encoders.GRUEncodr; did you mean 'GRUEncoder'? There")
+    assert "AttentionEncoder, BagEncoder" in said
+
+
 def test_the_command_line_is_named():
     assert explain(NESTED, ["fit", "--model.half_lief=3"]) == "model.half_lief (command line) is not a known key"
 
