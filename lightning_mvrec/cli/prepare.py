@@ -9,6 +9,7 @@ import lightning as L
 from lightning_mvrec.cli.fit import TRAINER_DEFAULTS
 from lightning_mvrec.cli.parser import RecipeParser
 from lightning_mvrec.data import EventsDataModule
+from lightning_mvrec.data.prepare import store_path
 from lightning_mvrec.models.baselines import Baseline
 from lightning_mvrec.training import MultiViewModule
 
@@ -28,7 +29,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--ckpt_path", type=str | None, default=None)
     config = parser.parse_args(argv)
     data = parser.instantiate_classes(config).data if "model" not in config else _data_only(parser, config)
+    found = store_path(data.settings, data.root, data.store_dir).is_dir()
     data.prepare_data()
+    if found:  # of a new one it has told what is in it
+        data.setup()
+        print(data.store.summary)
     return 0
 
 
