@@ -86,8 +86,9 @@ def _missing_lookup(standings: Sequence[Standing], sure_after: float) -> Fault |
 def _standstill(standings: Sequence[Standing], limit: float, long_limit: float) -> Fault | None:
     """Find a rank without progress that does not itself wait for one that may still be working."""
     present = [standing for standing in standings if not standing.left]
-    # Nobody does anything that may take long where all wait for each other.
-    stuck = all(standing.waits for standing in present)
+    # Nobody does anything that may take long where all wait for each other. That all are seen in an exchange says
+    # nothing, a set-up that has taken long already consists of many; only that they stay in the same one for long.
+    stuck = all(standing.waited >= limit for standing in present)
     still = [s for s in present if s.still >= (long_limit if s.long and not stuck else limit)]
     alone = [
         standing

@@ -6,6 +6,7 @@ there were new ones.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 WAITING_FOR_BATCH, IN_STEP, IN_BACKWARD, AFTER_STEP, SERVING, AT_END = range(6)
+#: The files in which a main thread stands while it waits for other ranks.
+_EXCHANGES = re.compile(r"/(torch/distributed/(distributed_c10d|utils)|torchrec/distributed/(comm_ops|dist_data))\.py")
 _PHASES = ("first batch", "step", "backward pass and optimizer", "callbacks and next batch", "no more batches", "end")
 
 
@@ -30,6 +33,7 @@ class Standing:
         sequence: Collectives of the default process group that it has started.
         lookups: Lookups of each sharded collection that it has started.
         waits: Whether it waits in a collective, as far as its Python stack tells.
+        waited: Seconds for which it has been seen in one and the same collective.
         where: All this in words.
         left: Whether it has ended this run.
     """
@@ -43,6 +47,7 @@ class Standing:
     sequence: int = 0
     lookups: Mapping[str, int] = field(default_factory=dict)
     waits: bool = False
+    waited: float = 0.0
     where: str = "set-up"
     left: bool = False
 
@@ -133,6 +138,8 @@ class Observer:
         self._lookups = lookups
         self._seen: tuple[int, Mapping[str, int]] = (-1, {})
         self._still = 0.0
+        self._exchange: tuple[int, ...] | None = None
+        self._waited = 0.0
 
     @property
     def saving(self) -> bool:
@@ -145,7 +152,13 @@ class Observer:
         seen = (beat.count, self._lookups())
         self._still = self._still + elapsed if seen == self._seen else 0.0
         self._seen = seen
-        place, waits = ("", False) if self._still == 0.0 else locate()
+        frames = [] if self._still == 0.0 else main_stack()
+        place, waits = locate(frames)
+        sequence = self._sequence()
+        call = call_of_exchange(frames)
+        exchange = None if call is None or beat.saving else (*call, sequence)
+        self._waited = self._waited + elapsed if exchange is not None and exchange == self._exchange else 0.0
+        self._exchange = exchange
         where = beat.describe()
         return Standing(
             rank=self._rank,
@@ -154,9 +167,10 @@ class Observer:
             phase=beat.phase,
             still=self._still,
             long=beat.long or beat.saving,
-            sequence=self._sequence(),
+            sequence=sequence,
             lookups=seen[1],
             waits=waits and not beat.saving,
+            waited=self._waited,
             where=f"{where} ({place})" if place else where,
         )
 
@@ -172,9 +186,18 @@ def main_stack() -> list[FrameType]:
     return frames
 
 
-def locate() -> tuple[str, bool]:
+def call_of_exchange(frames: list[FrameType]) -> tuple[int, int] | None:
+    """Return what tells the call in which the main thread waits for other ranks from others; None: it does not wait.
+
+    A frame stays the same object as long as its function runs.
+    """
+    if frames and _EXCHANGES.search(frames[0].f_code.co_filename):
+        return id(frames[0]), frames[0].f_lasti
+    return None
+
+
+def locate(frames: list[FrameType]) -> tuple[str, bool]:
     """Return the line of the user's code in which the main thread is, and whether it waits for other ranks."""
-    frames = main_stack()
     if not frames:
         return "", False
     names = [frame.f_code.co_filename for frame in frames]

@@ -420,6 +420,36 @@ def test_a_slow_step_is_survived_by_a_longer_timeout_and_a_slow_first_batch_by_i
     assert run_ranks(slow_fit, 2, 60.0, LIMIT + 1.0) == [True, True]
 
 
+class SetsUp(InInit):
+    """Its ranks exchange something all through a set-up of some seconds."""
+
+    def setup(self, stage):
+        end = time.monotonic() + 4.0
+        goes_on = torch.ones(())
+        while goes_on:
+            goes_on.fill_(time.monotonic() < end)
+            dist.broadcast(goes_on, src=0)
+
+
+class MeetsNobody(InInit):
+    """Rank 0 waits for rank 1 in its set-up, and rank 1 for rank 0 in another group."""
+
+    def setup(self, stage):
+        groups = [dist.new_group([0, 1]) for _ in range(2)]
+        dist.all_reduce(torch.ones(1), group=groups[dist.get_rank()])
+
+
+def test_a_set_up_of_many_exchanges_may_take_longer_than_a_step_and_one_whose_ranks_never_meet_may_not():
+    def run(module):
+        trainer(strategy(failure_timeout=1.5), limit_train_batches=0).fit(module(), loader())
+        return True
+
+    assert run_ranks(run, 2, SetsUp) == [True, True]
+    for rank, end in enumerate(end_ranks(run, 2, MeetsNobody)):
+        assert end.status == 1
+        assert re.match(r"rank \d hangs: no progress for \d+ s in set-up", lines(end, rank)[0])
+
+
 def test_no_thread_and_no_callback_is_left_and_a_second_fit_is_watched():
     def run():
         watched = []

@@ -52,9 +52,15 @@ def test_a_long_phase_has_the_long_limit():
 
 
 def test_ranks_that_all_wait_for_each_other_do_nothing_that_may_take_long():
-    waiting = replace(HERE, waits=True, long=True)
+    waiting = replace(HERE, waits=True, waited=60.0, long=True)
     assert "failure_timeout" in str(found(waiting, replace(waiting, rank=1)))
-    assert found(waiting, replace(waiting, rank=1, waits=False)) is None
+    assert found(waiting, replace(waiting, rank=1, waits=False, waited=0.0)) is None
+
+
+def test_ranks_that_are_seen_in_one_exchange_after_the_other_do_not_wait_for_each_other():
+    exchanging = replace(HERE, waits=True, waited=59.0, long=True, still=1000.0)
+    assert found(exchanging, replace(exchanging, rank=1)) is None
+    assert found(exchanging, replace(exchanging, rank=1, waited=61.0)) is None
 
 
 def test_a_rank_without_batches_and_a_step_that_meets_it_otherwise_are_both_named():
