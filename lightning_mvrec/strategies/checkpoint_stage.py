@@ -68,24 +68,23 @@ def stage(
     everyone: list[Any] = [None] * dist.get_world_size()
     plain = [key for part in (tensors, states) for key, value in part.items() if not isinstance(value, ShardedTensor)]
     dist.all_gather_object(everyone, (random_state(), plain, checkpoint.get("global_step"), os.fspath(path)))
-    steps = [step for _, _, step, _ in everyone]
+    randoms, written, steps, paths = ([*part] for part in zip(*everyone, strict=True))
     if len({*steps}) > 1:
         raise RuntimeError(
             f"{path} was not saved: ranks must be at the same step, got {steps} by rank. An interrupt (Ctrl-C) meets "
             "each rank where it is; SIGTERM to any of them stops all before the same batch, and saves there"
         )
-    path = everyone[0][-1]  # a name may contain a metric, which each rank has its own of
+    path = paths[0]  # a name may contain a metric, which each rank has its own of
     meta = b""
 
     def serialise() -> None:
         nonlocal meta
-        randoms = [random for random, *_ in everyone]
         meta = _serialise({"format": FORMAT, "checkpoint": checkpoint, "random": randoms})
 
     on_rank_zero(serialise)
     if copy:
         # What several ranks have, the first of them writes; the others need not copy it.
-        others = {key for _, keys, *_ in everyone[: dist.get_rank()] for key in keys}
+        others = {key for keys in written[: dist.get_rank()] for key in keys}
         tensors, states = (
             {key: value if key in others else _copied(value) for key, value in part.items()}
             for part in (tensors, states)

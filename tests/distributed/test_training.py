@@ -18,7 +18,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from lightning_mvrec.strategies import SGD, Adagrad, RowWiseAdagrad, TorchRecStrategy
 from tests.distributed.launch import RankError, run_ranks
-from tests.strategies.stranger import InConfigureModel, InInit, batches, loader, mean_over_ranks, trainer
+from tests.strategies.stranger import InConfigureModel, InInit, TablesOnly, batches, loader, mean_over_ranks, trainer
 
 BOTH = {"item": "row_wise", "user": "row_wise"}
 
@@ -225,13 +225,5 @@ def test_buffers_of_dense_layers_follow_rank_zero():
 
 
 def test_a_module_of_tables_only_needs_no_ddp():
-    class TablesOnly(InInit):
-        def build(self):
-            super().build()
-            self.tower = nn.Identity()
-
-        def forward(self, batch):
-            return self.embeddings(batch["ids"]).values().sum(dim=1)
-
     curves = [run_ranks(fit, size, TablesOnly, lambda: TorchRecStrategy(SGD(lr=0.5)))[0] for size in (1, 2)]
     assert curves[0] == pytest.approx(curves[1], abs=1e-6)

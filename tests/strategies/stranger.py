@@ -139,6 +139,17 @@ def mean_over_ranks(losses: list[float]) -> list[float]:
     return (total / dist.get_world_size()).tolist()
 
 
+class TablesOnly(InInit):
+    """No dense parameters."""
+
+    def build(self):
+        super().build()
+        self.tower = nn.Identity()
+
+    def forward(self, batch):
+        return self.embeddings(batch["ids"]).values().sum(dim=1)
+
+
 class Together(torch.optim.Optimizer):
     """Two optimizers as one."""
 

@@ -4,7 +4,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.utils.data import DataLoader
 from torchrec import EmbeddingCollection, EmbeddingConfig
@@ -25,7 +24,7 @@ from lightning_mvrec.strategies.lookups import LookupGuard
 from lightning_mvrec.strategies.tables import shards
 from tests.distributed.launch import RankError, run_ranks
 from tests.distributed.test_reshard import AFTER, BEFORE, go, look
-from tests.strategies.stranger import DIM, ITEMS, USERS, InInit, batches, loader, trainer
+from tests.strategies.stranger import DIM, ITEMS, USERS, InInit, TablesOnly, batches, loader, trainer
 from tests.strategies.test_by_hand import CASES, Everything, by_hand, by_trainer
 from tests.strategies.test_empty import BATCHES, TAKEN, Bags, Sequences, reference, train
 from tests.strategies.test_evaluated import QUIET, Measured, mine
@@ -111,15 +110,6 @@ def test_a_checkpoint_of_replica_groups_is_read_by_one_group_and_by_one_process(
     for key, described in written.state_dict_metadata.items():
         if "item" in key:
             assert sum(chunk.sizes[0] for chunk in described.chunks) == described.size[0], key
-
-
-class TablesOnly(InInit):
-    def build(self):
-        super().build()
-        self.tower = nn.Identity()
-
-    def forward(self, batch):
-        return self.embeddings(batch["ids"]).values().sum(dim=1)
 
 
 def test_rows_are_worked_on_and_written_once(tmp_path):
