@@ -9,7 +9,6 @@ F features, B bags of a feature, N ids, D width.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor
 
 from lightning_mvrec.strategies.optimizers import Adagrad
+from lightning_mvrec.strategies.row_gradients import Layout, Lookup
 from lightning_mvrec.strategies.row_sums import sum_by_row
 
 #: Rows updated at once: with their state and gradient they fit into the second cache.
@@ -46,10 +46,7 @@ class _Forward:
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
         self._forward = kernel.forward
-        self._columns = kernel.D_offsets.tolist()
-        self._features: dict[int, list[int]] = {}
-        for feature, table in enumerate(kernel.feature_table_map):
-            self._features.setdefault(table, []).append(feature)
+        self._layout = Layout(kernel)
         # Without an argument that is trained, autograd would ask for no backward pass.
         self._trained = torch.empty(0, requires_grad=True)
 
@@ -66,19 +63,18 @@ class _Forward:
         """Train on the gradient of what a lookup gave."""
         if not len(ids_N):
             return
-        features = len(self._kernel.feature_table_map)
-        lengths_FB = offsets.diff().view(features, -1)
-        parts = [slice(*ends) for ends in pairwise(offsets[:: lengths_FB.shape[1]].tolist())]
+        lookup = Lookup(ids_N, offsets, None, len(self._kernel.feature_table_map))
+        lengths_FB, parts, columns = lookup.lengths_FB, lookup.parts, self._layout.columns
         if self._kernel.pooling_mode == PoolingMode.MEAN:
             shares_BF = lengths_FB.t().clamp(min=1).reciprocal()
         optimizer = Adagrad(lr, self._kernel.optimizer_args.eps)
         weights = self._kernel.split_embedding_weights()
         sums = [states[0] for states in self._kernel.split_optimizer_states()]
-        for table, mine in self._features.items():
+        for table, mine in enumerate(self._layout.tables):
             ids = _joined([ids_N[parts[feature]] for feature in mine])
             if not len(ids):
                 continue
-            gradients = [gradient[:, self._columns[feature] : self._columns[feature + 1]] for feature in mine]
+            gradients = [gradient[:, columns[feature] : columns[feature + 1]] for feature in mine]
             if self._kernel.pooling_mode == PoolingMode.MEAN:
                 gradients = [x_BD * shares_BF[:, f, None] for x_BD, f in zip(gradients, mine, strict=True)]
             update_rows(optimizer, weights[table], sums[table], ids, _bags(lengths_FB[mine]), _joined(gradients))
